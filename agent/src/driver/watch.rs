@@ -1,0 +1,90 @@
+//! Keeping the kernel in line: a comparison on every change that somebody else commits to nftables, and on a timer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shunt_core::cluster::Entry;
+use shunt_core::datapath::{DatapathError, Drift};
+use shunt_rules::Notices;
+use tokio::sync::mpsc;
+
+use super::agent::{Agent, write};
+use super::worker::Gone;
+
+/// The comparison that happens even if nobody gave notice.
+const EVERY: Duration = Duration::from_secs(10);
+/// A firewall reload is many commits: let it come to rest, so that one comparison does.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Starts the thread that listens to the kernel and the task that compares.
+pub fn start(agent: Arc<Agent>, mut notices: Notices) -> std::io::Result<()> {
+    // One notice waiting is as good as many.
+    let (news, mut heard) = mpsc::channel(1);
+    std::thread::Builder::new().name("notices".to_owned()).spawn(move || {
+        loop {
+            match notices.wait() {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "no notice of changes to nftables any more: drift is found on a timer only");
+                    return;
+                }
+            }
+            if let Err(mpsc::error::TrySendError::Closed(())) = news.try_send(()) {
+                return;
+            }
+        }
+    })?;
+    tokio::spawn(async move {
+        let mut timer = tokio::time::interval(EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                _ = timer.tick() => agent.start_what_was_broken().await,
+                notice = heard.recv(), if listening => {
+                    listening = notice.is_some();
+                    tokio::time::sleep(SETTLE).await;
+                }
+            }
+            agent.compare().await;
+        }
+    });
+    Ok(())
+}
+
+impl Agent {
+    async fn compare(&self) {
+        let found = self.shared.datapath.run(|datapath| datapath.reconcile()).await;
+        self.shared.counters.reconciled(self.shared.clock.unix_ms_now());
+        self.note_drift(found);
+    }
+
+    fn note_drift(&self, found: Result<Result<Vec<Drift>, DatapathError>, Gone>) {
+        let failure = match found {
+            Ok(Ok(drift)) => {
+                if !drift.is_empty() {
+                    self.shared.counters.repaired();
+                    let words: Vec<_> = drift.iter().take(5).map(ToString::to_string).collect();
+                    let more = if drift.len() > 5 { format!(" and {} more", drift.len() - 5) } else { String::new() };
+                    let message = format!("somebody changed the kernel's tables; repaired: {}{more}", words.join("; "));
+                    self.shared.journal.record(
+                        None,
+                        Entry { kind: "drift", message, data: vec![("places", drift.len().to_string())] },
+                    );
+                }
+                None
+            }
+            Ok(Err(error)) => Some(super::error_chain(&error)),
+            Err(error) => Some(error.to_string()),
+        };
+        let mut alarm = write(&self.drift_alarm);
+        if let Some(message) = &failure
+            && *alarm != failure
+        {
+            let entry = Entry { kind: "alarm", message: format!("the kernel could not be compared: {message}"), data: Vec::new() };
+            self.shared.journal.record(None, entry);
+        }
+        *alarm = failure;
+    }
+}
