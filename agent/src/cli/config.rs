@@ -11,9 +11,9 @@ pub fn run(args: &Args, options: &args::Config) -> Result<(), Failure> {
 }
 
 fn check(args: &Args) -> Result<(), Failure> {
-    let loaded = config::load(&args.config, &config::resolve);
+    let loaded = config::load(&args.config, &config::system_resolver);
     if !loaded.diagnostics.is_empty() {
-        output::note(&config::render(&loaded.diagnostics, output::stderr_has_colour()));
+        output::note(&loaded.render(output::stderr_has_colour()));
     }
     if loaded.has_errors() {
         let failure = Failure::new(format!("the configuration in {} is in error", args.config.display()));

@@ -8,9 +8,9 @@ use crate::config;
 use crate::output::{self, Failure};
 
 pub fn run(args: &Args, options: &args::Purge) -> Result<(), Failure> {
-    let loaded = config::load(&args.config, &config::resolve);
+    let loaded = config::load(&args.config, &config::system_resolver);
     let Some(settings) = loaded.agent else {
-        output::note(&config::render(&loaded.diagnostics, output::stderr_has_colour()));
+        output::note(&loaded.render(output::stderr_has_colour()));
         return Err(Failure::new("which table is shunt's cannot be read").with_exit(Exit::Usage));
     };
     let question = format!("Every connection through table inet {} ends. Purge it?", settings.table);

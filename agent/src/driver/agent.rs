@@ -71,10 +71,10 @@ impl Agent {
         let clock = Clock::start();
         let loaded = load(&paths).await;
         let Some(settings) = loaded.agent.clone() else {
-            return Err(StartError::Config(config::render(&loaded.diagnostics, false)));
+            return Err(StartError::Config(loaded.render(false)));
         };
         if loaded.has_errors() {
-            tracing::error!("files in error are left out:\n{}", config::render(&loaded.diagnostics, false));
+            tracing::error!("files in error are left out:\n{}", loaded.render(false));
         }
 
         let mut store = Store::open(&paths.state)?;
@@ -106,10 +106,10 @@ impl Agent {
             },
         );
         let mut starting = tokio::task::JoinSet::new();
-        for config in loaded.clusters {
+        for config in loaded.clusters.clone() {
             let mut memory = remembered.remove(&config.name).unwrap_or_default();
             memory.held = held_by(&config, &held);
-            let login = agent.login(&loaded.agent, &config);
+            let Some(login) = agent.login(&loaded, &config) else { continue };
             starting.spawn(ClusterHandle::start(config, login, memory, agent.shared.clone()));
         }
         while let Some(started) = starting.join_next().await {
@@ -196,10 +196,10 @@ impl Agent {
         write(&self.clusters).insert(handle.config.name.clone(), handle);
     }
 
-    pub(super) fn login(&self, loaded: &Option<AgentConfig>, config: &ClusterConfig) -> Credentials {
-        let settings = loaded.as_ref().unwrap_or(&self.settings);
-        // The loader refuses a cluster whose credentials are not defined.
-        settings.credentials.get(&config.credentials).cloned().unwrap_or_default()
+    /// Whom to log in as. The loader refuses a cluster whose credentials are not defined, so there is always somebody.
+    pub(super) fn login(&self, loaded: &Loaded, config: &ClusterConfig) -> Option<Credentials> {
+        let settings = loaded.agent.as_ref().unwrap_or(&self.settings);
+        settings.credentials.get(&config.credentials).cloned()
     }
 
     /// Turns what the loader complained about into alarms.
@@ -216,10 +216,10 @@ impl Agent {
             })
             .collect();
         alarms.extend(
-            loaded
-                .pending
-                .iter()
-                .map(|p| (p.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message: p.message.clone() })),
+            loaded.not_in_force.iter().map(|setting| {
+                let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
+                (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
+            }),
         );
         *write(&self.config_alarms) = alarms;
     }
@@ -278,7 +278,7 @@ impl Agent {
 pub(super) async fn load(paths: &Paths) -> Loaded {
     let folder = paths.config.clone();
     // Names are resolved, which may take seconds.
-    match tokio::task::spawn_blocking(move || config::load(&folder, &config::resolve)).await {
+    match tokio::task::spawn_blocking(move || config::load(&folder, &config::system_resolver)).await {
         Ok(loaded) => loaded,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }

@@ -177,21 +177,31 @@ impl ClusterTask {
         }
         let change = Change { set: mappings, remove: Vec::new() };
         let applied = self.shared.datapath.run(move |datapath| {
-            datapath.apply(&change).or_else(|first| {
-                // Somebody may have taken our table away a moment ago. Once it is back in line the change may pass.
-                datapath.reconcile().map_err(|_| first)?;
-                datapath.apply(&change)
-            })
-        });
-        match applied.await {
-            Ok(Ok(applied)) => {
-                if applied.changed > 0 {
-                    self.shared.counters.committed(applied.commit);
-                }
-                Event::Committed { commit: applied.commit }
+            let first = match datapath.apply(&change) {
+                Ok(applied) => return (Vec::new(), Ok(applied)),
+                Err(error) => error,
+            };
+            // Somebody may have taken our table away a moment ago. Once it is back in line the change may pass.
+            match datapath.reconcile() {
+                Ok(drift) => (drift, datapath.apply(&change)),
+                Err(_) => (Vec::new(), Err(first)),
             }
-            Ok(Err(error)) => Event::CommitFailed { stage: Stage::Datapath, error: error_chain(&error) },
-            Err(error) => Event::CommitFailed { stage: Stage::Datapath, error: error.to_string() },
+        });
+        let failed = |error| Event::CommitFailed { stage: Stage::Datapath, error };
+        match applied.await {
+            Ok((drift, result)) => {
+                super::watch::note_repair(&self.shared, &drift);
+                match result {
+                    Ok(applied) => {
+                        if applied.changed > 0 {
+                            self.shared.counters.committed(applied.commit);
+                        }
+                        Event::Committed { commit: applied.commit }
+                    }
+                    Err(error) => failed(error_chain(&error)),
+                }
+            }
+            Err(error) => failed(error.to_string()),
         }
     }
 

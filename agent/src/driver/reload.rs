@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::agent::{Agent, load, read, write};
 use super::cluster::{ClusterHandle, Request};
-use crate::config::{self, Loaded};
+use crate::config::Loaded;
 use crate::control::api::{ReloadAnswer, SCHEMA_VERSION};
 
 /// A configuration that was not taken; what ran before still runs.
@@ -27,7 +27,7 @@ impl Agent {
         let _one_at_a_time = self.reloading.lock().await;
         let loaded = load(&self.paths).await;
         if loaded.has_errors() {
-            let diagnostics = config::render(&loaded.diagnostics, false);
+            let diagnostics = loaded.render(false);
             self.record("reload_rejected", format!("a reload by {by} was rejected: what ran before still runs"));
             return Err(ReloadError { diagnostics });
         }
@@ -102,12 +102,12 @@ impl Agent {
         }
         write(&self.broken).clear();
         self.note_diagnostics(&loaded);
-        let diagnostics = config::render(&loaded.diagnostics, false);
+        let diagnostics = loaded.render(false);
         ReloadAnswer { schema_version: SCHEMA_VERSION, added, changed, removed, diagnostics }
     }
 
     async fn start_cluster(&self, config: ClusterConfig, loaded: &Loaded) {
-        let login = self.login(&loaded.agent, &config);
+        let Some(login) = self.login(loaded, &config) else { return };
         let name = config.name.clone();
         let clock = self.shared.clock;
         let memory = self.shared.journal.with(move |store| super::agent::remember(store, clock)).await;
@@ -128,7 +128,7 @@ impl Agent {
     }
 
     async fn reconfigure(&self, config: ClusterConfig, loaded: &Loaded) {
-        let login = self.login(&loaded.agent, &config);
+        let Some(login) = self.login(loaded, &config) else { return };
         let Some(requests) = self.requests(&config.name) else { return };
         let (reply, done) = oneshot::channel();
         let request = Request::Reconfigure { config: Box::new(config.clone()), login, reply };

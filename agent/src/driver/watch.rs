@@ -9,6 +9,7 @@ use shunt_rules::Notices;
 use tokio::sync::mpsc;
 
 use super::agent::{Agent, write};
+use super::cluster::Shared;
 use super::worker::Gone;
 
 /// The comparison that happens even if nobody gave notice.
@@ -63,16 +64,7 @@ impl Agent {
     fn note_drift(&self, found: Result<Result<Vec<Drift>, DatapathError>, Gone>) {
         let failure = match found {
             Ok(Ok(drift)) => {
-                if !drift.is_empty() {
-                    self.shared.counters.repaired();
-                    let words: Vec<_> = drift.iter().take(5).map(ToString::to_string).collect();
-                    let more = if drift.len() > 5 { format!(" and {} more", drift.len() - 5) } else { String::new() };
-                    let message = format!("somebody changed the kernel's tables; repaired: {}{more}", words.join("; "));
-                    self.shared.journal.record(
-                        None,
-                        Entry { kind: "drift", message, data: vec![("places", drift.len().to_string())] },
-                    );
-                }
+                note_repair(&self.shared, &drift);
                 None
             }
             Ok(Err(error)) => Some(super::error_chain(&error)),
@@ -87,4 +79,17 @@ impl Agent {
         }
         *alarm = failure;
     }
+}
+
+/// Puts what was amiss, and is repaired, into the history. How much of it is said is bounded; that it is said is not.
+pub(super) fn note_repair(shared: &Shared, drift: &[Drift]) {
+    const MOST: usize = 5;
+    if drift.is_empty() {
+        return;
+    }
+    shared.counters.repaired();
+    let words: Vec<_> = drift.iter().take(MOST).map(ToString::to_string).collect();
+    let more = if drift.len() > MOST { format!(" and {} more", drift.len() - MOST) } else { String::new() };
+    let message = format!("somebody changed the kernel's tables; repaired: {}{more}", words.join("; "));
+    shared.journal.record(None, Entry { kind: "drift", message, data: vec![("places", drift.len().to_string())] });
 }
