@@ -1,3 +1,4 @@
 //! Agent.
 
 pub mod config;
+pub mod store;
