@@ -6,6 +6,7 @@
 pub mod config;
 pub mod datapath;
 pub mod epoch;
+pub mod gtid;
 pub mod mapping;
 pub mod name;
 pub mod observation;
