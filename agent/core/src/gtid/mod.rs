@@ -27,8 +27,6 @@ pub enum GtidError {
     Tag(String),
     #[error("{0:?} is not an interval of transaction numbers")]
     Interval(String),
-    #[error("{0:?} has no interval of transaction numbers")]
-    NoInterval(String),
     #[error("{0:?} is not of the form domain-server-sequence")]
     Maria(String),
 }

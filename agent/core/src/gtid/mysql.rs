@@ -112,29 +112,20 @@ fn subtract(ours: &[(u64, u64)], theirs: &[(u64, u64)]) -> Intervals {
 impl FromStr for GtidSet {
     type Err = GtidError;
 
-    /// Blanks and line ends may be anywhere between words; empty members are skipped, as the server does.
+    /// Reads what the server reads (tried on 9.7): blanks and line ends may be anywhere between words; empty members,
+    /// origins and tags without an interval, and intervals that end before they begin are nothing.
     fn from_str(text: &str) -> Result<Self, GtidError> {
         let mut origins: BTreeMap<(Uuid, Tag), Intervals> = BTreeMap::new();
         for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
             let mut words = member.split(':').map(str::trim);
             let uuid: Uuid = words.next().unwrap_or_default().parse()?;
             let mut tag = Tag::default();
-            // Each tag, and a member without any, needs an interval.
-            let mut needs_interval = true;
             for word in words {
                 if word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-                    if needs_interval && !tag.0.is_empty() {
-                        return Err(GtidError::NoInterval(excerpt(member)));
-                    }
                     tag = word.parse()?;
-                    needs_interval = true;
-                } else {
-                    origins.entry((uuid, tag.clone())).or_default().push(interval(word)?);
-                    needs_interval = false;
+                } else if let Some(interval) = interval(word)? {
+                    origins.entry((uuid, tag.clone())).or_default().push(interval);
                 }
-            }
-            if needs_interval {
-                return Err(GtidError::NoInterval(excerpt(member)));
             }
         }
         origins.values_mut().for_each(normalize);
@@ -142,7 +133,7 @@ impl FromStr for GtidSet {
     }
 }
 
-fn interval(text: &str) -> Result<(u64, u64), GtidError> {
+fn interval(text: &str) -> Result<Option<(u64, u64)>, GtidError> {
     let bad = || GtidError::Interval(excerpt(text));
     let number = |word: &str| {
         let word = word.trim();
@@ -154,7 +145,7 @@ fn interval(text: &str) -> Result<(u64, u64), GtidError> {
         Some((first, last)) => (number(first)?, number(last)?),
         None => (number(text)?, number(text)?),
     };
-    if first <= last { Ok((first, last)) } else { Err(bad()) }
+    Ok((first <= last).then_some((first, last)))
 }
 
 impl FromStr for Tag {

@@ -18,6 +18,7 @@ fn maria(text: &str) -> MariaGtid {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+/// Each of these was given to a MySQL 9.7 server, which writes the same but for the line ends.
 #[test]
 fn a_set_is_written_as_the_server_writes_it() {
     for (text, canonical) in [
@@ -31,6 +32,11 @@ fn a_set_is_written_as_the_server_writes_it() {
         ("A:Zeta:1:alpha:2-3,A:5", "A:5:alpha:2-3:zeta:1"),
         ("A:1:t:1,A:T:2", "A:1:t:1-2"),
         ("A:9223372036854775806", "A:9223372036854775806"),
+        ("A", ""),
+        ("A:tag", ""),
+        ("A:tag:other:1", "A:other:1"),
+        ("A:5-3", ""),
+        ("A:_x9 : 1,,B:2", "A:_x9:1,B:2"),
     ] {
         let full = |text: &str| text.replace('A', A).replace('B', B);
         assert_eq!(set(&full(text)).to_string(), full(canonical), "of {text:?}");
@@ -55,12 +61,12 @@ fn what_is_no_set_is_refused_with_the_piece_that_is_wrong() {
         assert_eq!(text.parse::<GtidSet>().unwrap_err(), expected, "of {text:?}");
     };
     let interval = |text: &str| GtidError::Interval(text.into());
-    refused("A", GtidError::NoInterval(A.into()));
-    refused("A:tag", GtidError::NoInterval(format!("{A}:tag")));
-    refused("A:tag:other:1", GtidError::NoInterval(format!("{A}:tag:other:1")));
     refused("A:", interval(""));
     refused("A:0", interval("0"));
-    refused("A:5-3", interval("5-3"));
+    refused("A:0-3", interval("0-3"));
+    refused("A:1:", interval(""));
+    refused("A:1 2", interval("1 2"));
+    refused("A:1tag:2", interval("1tag"));
     refused("A:1-", interval("1-"));
     refused("A:-1", interval("-1"));
     refused("A:+1", interval("+1"));
