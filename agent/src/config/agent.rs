@@ -301,11 +301,11 @@ fn interface(text: &str) -> Result<String, Complaint> {
 /// What `nft` itself can write without quotes, so that an operator can look at the table.
 fn table_name(text: &str) -> Result<String, Complaint> {
     let good = (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         && text.as_bytes()[0].is_ascii_alphabetic();
     if good {
         return Ok(text.to_owned());
     }
     Err(Complaint::new(format!("{} cannot be the name of a table", quote(text)))
-        .hint("1 to 63 letters, digits and `_`, beginning with a letter"))
+        .hint("1 to 63 letters, digits, `_`, `-` and `.`, beginning with a letter"))
 }

@@ -78,21 +78,27 @@ pub(super) fn quote(text: &str) -> String {
 /// The words that begin a key whose value nobody may see.
 const SECRET_KEYS: [&str; 4] = ["password", "passwd", "secret", "token"];
 
-/// The text with every value of a key such as `password` replaced by as many bytes of `*`, so that all spans still hold.
+/// The text with every value of a key such as `password`, and the user and password of every URL, replaced by as many
+/// bytes of `*`, so that all spans still hold.
 ///
 /// It works on the text, not on the document, because a document with a syntax error must not show a password either.
 pub(super) fn blot_secrets(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
-        match secret_value(line) {
-            Some(start) => {
-                out.push_str(&line[..start]);
-                out.extend(line[start..].bytes().map(|b| if matches!(b, b'\n' | b'\r') { char::from(b) } else { '*' }));
-            }
-            None => out.push_str(line),
-        }
+        let ends = line.trim_end_matches(['\n', '\r']).len();
+        let secret = secret_value(line).map(|start| start..ends).or_else(|| secret_of_url(line)).unwrap_or(ends..ends);
+        out.push_str(&line[..secret.start]);
+        out.extend(std::iter::repeat_n('*', secret.len()));
+        out.push_str(&line[secret.end..]);
     }
     out
+}
+
+/// Where in a line `user:password` of `https://user:password@host/` stands.
+fn secret_of_url(line: &str) -> Option<Range<usize>> {
+    let start = line.find("://")? + "://".len();
+    let authority = line[start..].split(['/', '"', '\'', ' ']).next()?;
+    authority.rfind('@').map(|at| start..start + at)
 }
 
 /// Where in a line the value of a secret key begins: after `password =`, but not after `password_file =`.
@@ -121,6 +127,7 @@ mod tests {
             "user = \"a\"\npassword =*******\r\nx = { \"Password\"=************\npassword_file = \"f\"\n"
         );
         assert_eq!(blotted.len(), text.len());
+        assert_eq!(blot_secrets("a = \"https://u:p@h/x@y\"\n"), "a = \"https://***@h/x@y\"\n");
     }
 
     #[test]

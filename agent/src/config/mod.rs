@@ -1,8 +1,8 @@
 //! The configuration: `shunt.toml` and the files of `clusters.d`, read, checked and typed in one go. [`load`] finds every
 //! error at once, over all files, and gives back every cluster whose own file is good: a bad one takes no other down.
 //!
-//! The way of a file: a [`page`] parses it, a [`section`] reads a table's keys by type, [`agent`] and [`cluster`] know
-//! which keys there are; names are resolved ([`resolve`]), files compared ([`across`]), and what was found is rendered.
+//! The way of a file: a `page` parses it, a `section` reads a table's keys by type, `agent` and `cluster` know which keys
+//! there are; names are resolved (`resolve`), files compared (`across`), and what was found is rendered.
 
 mod across;
 mod agent;
@@ -21,7 +21,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,12 @@ pub struct Loaded {
     pub agent: Option<AgentConfig>,
     /// Of the good files, in the order of the files' names.
     pub clusters: Vec<ClusterConfig>,
+    /// The file of each of these. Whoever remembers this knows whose file is broken when not even its name can be read.
+    pub files: BTreeMap<PathBuf, ClusterName>,
     pub broken: Vec<BrokenFile>,
+    /// Whether the folder of clusters could be listed. If not, a cluster that is not here may well exist: whoever serves
+    /// clusters then removes none.
+    pub is_complete: bool,
     /// By file, then by place.
     pub diagnostics: Vec<Diagnostic>,
     /// Settings that are accepted and without effect in this version. Each also has its warning.
@@ -87,7 +92,9 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
         dir: dir.to_owned(),
         agent: None,
         clusters: Vec::new(),
+        files: BTreeMap::new(),
         broken: Vec::new(),
+        is_complete: false,
         diagnostics: Vec::new(),
         not_in_force: Vec::new(),
     };
@@ -103,7 +110,7 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
     }
     let folders = PasswordFolders { config: dir, systemd: systemd_credentials };
     let agent = read_agent(dir.join("shunt.toml"), &folders);
-    let paths = cluster_files(&dir.join("clusters.d"), &mut loaded.diagnostics);
+    let paths = list_clusters(&dir.join("clusters.d"), &mut loaded);
 
     let says = AgentSays {
         probe: agent.config.probe,
@@ -123,7 +130,7 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
     }
     across::check(&files, agent.config.http);
 
-    let wants_default = files.iter().any(|(_, draft)| draft.credentials == DEFAULT_CREDENTIALS);
+    let wants_default = files.iter().any(|(page, draft)| !page.is_torn() && draft.credentials == DEFAULT_CREDENTIALS);
     finish_agent(agent, wants_default, &mut loaded);
     for (page, draft) in files {
         finish_cluster(page, draft, &mut loaded);
@@ -138,7 +145,7 @@ fn read_agent(path: PathBuf, folders: &PasswordFolders<'_>) -> AgentDraft {
 }
 
 /// The files `*.toml` of a folder by name, without the hidden ones. No folder: no files.
-fn cluster_files(dir: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<PathBuf> {
+fn list_clusters(dir: &Path, loaded: &mut Loaded) -> Vec<PathBuf> {
     let read = || -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(dir)? {
@@ -151,19 +158,34 @@ fn cluster_files(dir: &Path, diagnostics: &mut Vec<Diagnostic>) -> Vec<PathBuf> 
         paths.sort();
         Ok(paths)
     };
-    match read() {
-        Ok(paths) => paths,
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+    let listed = read();
+    loaded.is_complete = match &listed {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    match listed {
+        Ok(paths) => return paths,
+        Err(_) if loaded.is_complete => {
+            if !loaded.dir.join("shunt.toml").exists() {
+                let message = "there is neither a shunt.toml nor a clusters.d here: shunt has nothing to do";
+                loaded.diagnostics.push(Diagnostic {
+                    severity: Severity::Warning,
+                    ..Diagnostic::error(Place::file(&loaded.dir), message)
+                        .hint("write a cluster into clusters.d/NAME.toml, or name another folder with --config DIR")
+                });
+            }
+        }
         Err(source) => {
             let error = Diagnostic::error(Place::file(dir), format!("cannot read the folder of clusters: {source}"));
-            diagnostics.push(Diagnostic { hint: page::permission_hint(&source), ..error });
-            Vec::new()
+            loaded.diagnostics.push(Diagnostic { hint: page::permission_hint(&source), ..error });
         }
     }
+    Vec::new()
 }
 
 fn finish_agent(agent: AgentDraft, wants_default: bool, loaded: &mut Loaded) {
-    let implied = agent.implied.filter(|_| wants_default);
+    // A file with a syntax error may well say which password to take.
+    let implied = agent.implied.filter(|_| wants_default && !agent.page.is_torn());
     if !agent.page.has_errors() && implied.is_none() {
         loaded.agent = Some(agent.config);
     }
@@ -182,6 +204,7 @@ fn finish_cluster(page: Page, draft: cluster::Draft, loaded: &mut Loaded) {
     loaded.diagnostics.extend(notes);
     match draft.finish() {
         Some(config) if !has_errors => {
+            loaded.files.insert(path, config.name.clone());
             loaded.clusters.push(config);
             let of_cluster = |setting| NotInForce { cluster: cluster.clone(), ..setting };
             loaded.not_in_force.extend(not_in_force.into_iter().map(of_cluster));

@@ -176,6 +176,10 @@ fn read_text(path: &Path) -> Result<String, (String, Option<String>)> {
     if bytes.len() as u64 > LONGEST_FILE {
         return Err(("the file is longer than 1 MiB".into(), Some("is it a configuration at all?".into())));
     }
+    // Windows editors like to begin with a byte order mark.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     String::from_utf8(bytes).map_err(|error| {
         let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
         let line = good.matches('\n').count() + 1;

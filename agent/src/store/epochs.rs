@@ -30,7 +30,8 @@ impl Store {
 
     /// Takes a cluster to an epoch. When this returns, the epoch is on the disk.
     ///
-    /// It refuses to go back, and it refuses another primary for an epoch that has one; to say the same again is fine.
+    /// It refuses to go back, and it refuses another primary, or none, for an epoch that has one; to say the same again is
+    /// fine.
     pub fn advance(
         &mut self,
         cluster: &ClusterName,

@@ -20,7 +20,9 @@ fn files_that_cannot_be_read_are_errors_and_the_others_are_served() {
     nix::unistd::mkfifo(&clusters.join("pipe.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let loaded = load_with(dir.path(), None, &resolver);
     assert_eq!(loaded.clusters.len(), 1);
+    assert_eq!(loaded.files[&clusters.join("good.toml")].as_str(), "good");
     assert_eq!(loaded.broken.len(), 6);
+    assert!(loaded.is_complete);
     assert!(loaded.agent.is_some());
     insta::assert_snapshot!(rendered_dir(dir.path()));
 }
@@ -29,6 +31,39 @@ fn files_that_cannot_be_read_are_errors_and_the_others_are_served() {
 fn a_folder_that_is_not_there_is_a_clear_error() {
     let dir = folder(&[]);
     insta::assert_snapshot!(rendered_dir(&dir.path().join("gone")));
+}
+
+#[test]
+fn a_folder_of_clusters_that_cannot_be_listed_says_that_clusters_may_be_unknown() {
+    let loaded = load(&[("clusters.d", "a file")]);
+    assert!(!loaded.is_complete && loaded.has_errors());
+    assert!(loaded.agent.is_some());
+}
+
+#[test]
+fn a_folder_with_nothing_in_it_is_warned_about() {
+    let dir = folder(&[]);
+    let loaded = load_with(dir.path(), None, &resolver);
+    assert!(loaded.is_complete && loaded.agent.is_some() && !loaded.has_errors());
+    insta::assert_snapshot!(rendered_dir(dir.path()));
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped_and_the_caret_stays_in_its_place() {
+    let text = format!("\u{feff}{}", cluster("a", "10.0.0.2:3306", "10.0.0.11"));
+    let loaded = load(&[("clusters.d/a.toml", &text)]);
+    assert_eq!((loaded.render(false), loaded.clusters.len()), (String::new(), 1));
+    let shown = load(&[("clusters.d/a.toml", &text.replace("name", "nam"))]).render(false);
+    assert!(shown.contains("| nam = ") && shown.contains("| ^^^"), "{shown}");
+}
+
+#[test]
+fn a_syntax_error_in_the_agents_file_blames_no_cluster_for_what_it_hides() {
+    let text = format!("credentials = \"west\"\n{}", cluster("a", "10.0.0.2:3306", "10.0.0.11"));
+    let agent = "[credentials.west\nuser = \"w\"\n";
+    let loaded = load(&[("shunt.toml", agent), ("clusters.d/a.toml", &text)]);
+    assert!(loaded.agent.is_none());
+    assert_eq!(loaded.clusters.len(), 1, "{}", loaded.render(false));
 }
 
 #[test]
