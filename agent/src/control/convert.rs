@@ -87,7 +87,7 @@ fn missing(primary: &ServerStatus, server: &ServerStatus) -> Option<Missing> {
         let text = s.gtid_executed.as_deref()?;
         GtidPosition::parse(s.flavour?, text).ok()
     };
-    position(server)?.missing_from(&position(primary)?)
+    position(primary)?.missing_from(&position(server)?)
 }
 
 pub fn event(stored: RecordedEvent) -> EventLine {

@@ -160,7 +160,8 @@ async fn events(State(agent): Shared, Query(query): Query<EventsQuery>) -> Answe
 async fn reload(State(agent): Shared, ConnectInfo(peer): ConnectInfo<Peer>) -> Answer<ReloadAnswer> {
     agent.reload(&peer.name()).await.map(Json).map_err(|e| Problem {
         hint: Some("mend the files, see `shunt config check`, and reload again".to_owned()),
-        ..problem(ProblemCode::BadConfiguration, format!("{}\n{e}", e.diagnostics.trim_end()))
+        details: Some(e.diagnostics.clone()),
+        ..problem(ProblemCode::BadConfiguration, e.to_string())
     })
 }
 
@@ -229,7 +230,7 @@ fn nearest<'a>(wanted: &str, known: &'a [String]) -> Option<&'a String> {
 }
 
 fn problem(code: ProblemCode, error: impl Into<String>) -> Problem {
-    Problem { schema_version: SCHEMA_VERSION, code, error: error.into(), hint: None }
+    Problem { schema_version: SCHEMA_VERSION, code, error: error.into(), hint: None, details: None }
 }
 
 impl IntoResponse for Problem {

@@ -237,6 +237,7 @@ impl ClusterTask {
                         code: ProblemCode::NeedsConfirmation,
                         error: doubts.join("; "),
                         hint: Some("confirm it with --yes if you know better".to_owned()),
+                        details: None,
                     }));
                     return Vec::new();
                 }
@@ -310,6 +311,7 @@ impl ClusterTask {
                         error_chain(&error)
                     ),
                     hint: None,
+                    details: None,
                 }));
                 vec![Action::Record(Entry { kind: "refused", message: error_chain(&error), data: Vec::new() })]
             }

@@ -10,12 +10,14 @@ use crate::driver::error_chain;
 pub struct Failure {
     error: String,
     hint: Option<String>,
+    /// What to read first.
+    details: Option<String>,
     exit: Exit,
 }
 
 impl Failure {
     pub fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), hint: None, exit: Exit::Failed }
+        Self { error: error.into(), hint: None, details: None, exit: Exit::Failed }
     }
 
     /// Adds the cause, with its own causes.
@@ -44,6 +46,9 @@ impl Failure {
     pub fn report(&self) {
         let (red, cyan, plain) =
             if super::stderr_has_colour() { ("\x1b[1;31m", "\x1b[1;36m", "\x1b[0m") } else { ("", "", "") };
+        if let Some(details) = &self.details {
+            super::note(details.trim_end());
+        }
         super::note(&format!("{red}error:{plain} {}", self.error));
         if let Some(hint) = &self.hint {
             super::note(&format!("{cyan}hint:{plain} {hint}"));
@@ -69,7 +74,7 @@ impl From<ClientError> for Failure {
                     ProblemCode::NeedsConfirmation => Exit::Refused,
                     ProblemCode::NotAllowed | ProblemCode::Failed => Exit::Failed,
                 };
-                Self { error: problem.error, hint: problem.hint, exit }
+                Self { error: problem.error, hint: problem.hint, details: problem.details, exit }
             }
         }
     }
