@@ -28,14 +28,21 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 async fn serve(paths: Paths) -> Result<(), Failure> {
     // The socket comes first: it shows at once whether an agent runs already, before anything is touched.
-    let socket = control::bind(&paths.socket).await.map_err(|error| Failure::new("cannot start").because(&error))?;
+    let bound = control::bind(&paths.socket).await;
+    let (socket, _file) = bound.map_err(|error| Failure::new("cannot start").because(&error))?;
     let agent = match Agent::start(paths).await {
         Ok(agent) => agent,
         Err(StartError::Config(diagnostics)) => {
             output::note(&diagnostics);
             return Err(Failure::new("the agent's configuration is in error").with_exit(Exit::Usage));
         }
-        Err(error) => return Err(Failure::new("cannot start").because(&error)),
+        Err(error) => {
+            let failure = Failure::new("cannot start").because(&error);
+            return Err(match error.hint() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            });
+        }
     };
     if let Some(address) = agent.settings().http {
         let listener = TcpListener::bind(address)
@@ -58,9 +65,6 @@ async fn serve(paths: Paths) -> Result<(), Failure> {
     };
     telemetry::stopping();
     stop.send_replace(true);
-    if let Err(error) = std::fs::remove_file(&agent.paths().socket) {
-        tracing::warn!(%error, "the socket could not be removed");
-    }
     tracing::info!("stopping; the mappings stay in the kernel");
     outcome
 }

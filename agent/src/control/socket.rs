@@ -24,9 +24,21 @@ pub enum SocketError {
     },
 }
 
+/// The socket's file, which goes when the agent does.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(%error, path = %self.0.display(), "the socket could not be removed");
+        }
+    }
+}
+
 /// Binds the API's socket with mode 0660 and, if there is one, the group `shunt`. A socket that nobody answers on is a dead
 /// agent's and is replaced; anything else at that place is left alone.
-pub async fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     let io = |what| move |source| SocketError::Io { what, path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
@@ -44,6 +56,7 @@ pub async fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         Err(error) => return Err(io("look at")(error)),
     }
     let listener = UnixListener::bind(path).map_err(io("listen on"))?;
+    let file = SocketFile(path.to_owned());
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io("set the mode of"))?;
     if let Ok(Some(group)) = Group::from_name(GROUP) {
         // As an unprivileged user outside the group this fails, and the socket stays the agent's own user's.
@@ -51,5 +64,5 @@ pub async fn bind(path: &Path) -> Result<UnixListener, SocketError> {
             tracing::warn!(%error, path = %path.display(), "cannot give the socket to group {GROUP}");
         }
     }
-    Ok(listener)
+    Ok((listener, file))
 }

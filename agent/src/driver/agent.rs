@@ -49,6 +49,23 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+impl StartError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Datapath(DatapathError::Foreign { .. }) => {
+                Some("choose another name with `table` in [agent] of shunt.toml, or remove that table".to_owned())
+            }
+            Self::Datapath(DatapathError::InUse { .. }) => {
+                Some("stop the other agent, or give this one another `table` in [agent] of shunt.toml".to_owned())
+            }
+            Self::Datapath(_) => Some("`shunt doctor` examines what the kernel can do".to_owned()),
+            Self::Config(_) | Self::Thread(_) => None,
+        }
+    }
+}
+
 /// A running agent.
 pub struct Agent {
     pub(super) paths: Paths,
