@@ -187,7 +187,7 @@ const MYSQL: &[&str] = &[
 ];
 
 const MARIADB: &[&str] = &[
-    "--bind-address=::",
+    "--bind-address=*",
     "--gtid-strict-mode=ON",
     "--log-slave-updates=ON",
     "--innodb-log-file-size=16M",
