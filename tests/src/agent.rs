@@ -35,10 +35,15 @@ pub struct Agent {
 impl Agent {
     /// Writes `shunt.toml` and the password; starts nothing yet.
     pub fn prepare(proxy: &Host) -> Result<Self> {
+        Self::prepare_program(proxy, binary()?)
+    }
+
+    /// The same, with a program other than the one that was built beside this one.
+    pub fn prepare_program(proxy: &Host, binary: PathBuf) -> Result<Self> {
         let agent = Self {
             process: None,
             namespace: proxy.ns().path().to_path_buf(),
-            binary: binary()?,
+            binary,
             notices: Arc::default(),
             starts: 0,
             dir: Dir::new("agent")?,

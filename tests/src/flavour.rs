@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::jail;
 
+/// Written into an unpacked root when it is complete; holds the version, which only root could ask for.
+const VERSION: &str = "lab-version";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     Mysql,
@@ -64,19 +67,37 @@ pub struct Install {
 impl Install {
     /// The lab's own copy first, then the machine's.
     pub fn find(flavour: Flavour) -> Result<Self> {
-        let folder = folder(flavour);
-        for (root, at) in [(Some(folder.clone()), folder.as_path()), (None, Path::new("/"))] {
-            for binary in flavour.binaries() {
-                if !at.join(binary).exists() {
-                    continue;
-                }
-                // The machine's mysqld may be a link to mariadbd: ask it.
-                if let Ok(version) = ask_version(flavour, root.as_deref(), binary) {
-                    return Ok(Self { flavour, version, root, binary: Path::new("/").join(binary) });
-                }
-            }
-        }
-        bail!("{} is not installed (cargo xtask setup gets it)", flavour.title())
+        Self::unpacked(flavour).or_else(|| Self::of_the_machine(flavour)).with_context(|| {
+            format!(
+                "{} is not installed (cargo xtask setup gets it, where the package sources have it)",
+                flavour.title()
+            )
+        })
+    }
+
+    fn unpacked(flavour: Flavour) -> Option<Self> {
+        let root = folder(flavour);
+        let version = std::fs::read_to_string(root.join(VERSION)).ok()?.trim().to_owned();
+        let binary = flavour.binaries().iter().find(|path| root.join(path).exists())?;
+        Some(Self { flavour, version, root: Some(root), binary: Path::new("/").join(binary) })
+    }
+
+    fn of_the_machine(flavour: Flavour) -> Option<Self> {
+        let there = flavour.binaries().iter().map(|path| Path::new("/").join(path)).filter(|path| path.exists());
+        // A mysqld may be a link to mariadbd: ask it.
+        there.into_iter().find_map(|binary| {
+            let version = ask_version(flavour, None, &binary).ok()?;
+            Some(Self { flavour, version, root: None, binary })
+        })
+    }
+
+    /// Declares a freshly unpacked folder complete: asks the server in it for its version, and writes that down.
+    pub fn adopt(flavour: Flavour, root: &Path) -> Result<String> {
+        let binary = flavour.binaries().iter().find(|path| root.join(path).exists());
+        let binary = binary.with_context(|| format!("no {} in {}", flavour.title(), root.display()))?;
+        let version = ask_version(flavour, Some(root), &Path::new("/").join(binary))?;
+        std::fs::write(root.join(VERSION), &version)?;
+        Ok(version)
     }
 
     /// `MySQL 9.7.4`.
@@ -117,19 +138,20 @@ pub fn folder(flavour: Flavour) -> PathBuf {
     cache().join(format!("{flavour}-root"))
 }
 
-fn ask_version(flavour: Flavour, root: Option<&Path>, binary: &str) -> Result<String> {
-    let mut command = Command::new(Path::new("/").join(binary));
+fn ask_version(flavour: Flavour, root: Option<&Path>, binary: &Path) -> Result<String> {
+    let mut command = Command::new(binary);
     command.args(["--no-defaults", "--version"]).env_clear();
     if let Some(root) = root {
         // Nothing to bind: the root itself will do. Needs root, as everything in the lab.
         jail::confine(&mut command, root, root)?;
     }
-    let output = command.output().with_context(|| format!("cannot run {binary}"))?;
+    let output = command.output().with_context(|| format!("cannot run {}", binary.display()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!("{binary} --version: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{} --version: {}", binary.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
-    version_of(flavour, &text).with_context(|| format!("{binary} is not {}: {}", flavour.title(), text.trim()))
+    version_of(flavour, &text)
+        .with_context(|| format!("{} is not {}: {}", binary.display(), flavour.title(), text.trim()))
 }
 
 /// The bare number in `mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian))`.

@@ -132,6 +132,18 @@ impl Server {
         self.boot()
     }
 
+    /// Starts over as an empty server at the same address: what an operator does who restores from a backup.
+    pub fn rebuild(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            self.kill()?;
+        }
+        std::fs::remove_dir_all(self.dir.path().join("data"))?;
+        template::copy_to(&self.install, &self.dir.path().join("data"))?;
+        // A replica ignores events with its own number: under the old one it would skip what it wrote in its former life.
+        self.id += 100;
+        self.boot()
+    }
+
     fn running(&mut self) -> Result<&mut Process> {
         let name = self.host.name();
         self.process.as_mut().with_context(|| format!("{name} does not run"))
