@@ -1,0 +1,150 @@
+//! What a lab leaves on the machine while it runs: a folder and namespaces, both named after this process, so that
+//! anybody can tell whose they are and whether their owner still lives.
+//!
+//! Three lines of defence: guards (Drop), the undertaker (after kill -9), and [`sweep`] (`cargo xtask clean`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::netns;
+
+/// Where `ip netns` keeps names.
+pub const NETNS_DIR: &str = "/run/netns";
+
+/// `shunt-<pid>`: the beginning of every name this process gives.
+pub fn prefix() -> String {
+    format!("shunt-{}", std::process::id())
+}
+
+/// A number that this process has not used yet.
+pub fn unique() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// This process's folder. Short, because sockets live in it and their paths end at 108 bytes.
+pub fn root() -> Result<&'static Path> {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = ROOT.get() {
+        return Ok(path);
+    }
+    let path = std::env::temp_dir().join(prefix());
+    fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    hire_undertaker(&path)?;
+    Ok(ROOT.get_or_init(|| path))
+}
+
+/// Whether files are to stay for inspection: `SHUNT_KEEP=1`.
+pub fn keeps_files() -> bool {
+    std::env::var_os("SHUNT_KEEP").is_some_and(|v| !v.is_empty() && v != "0")
+}
+
+/// A folder that goes away with its guard.
+pub struct Dir(PathBuf);
+
+impl Dir {
+    pub fn new(label: &str) -> Result<Self> {
+        let path = root()?.join(format!("{}-{label}", unique()));
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if keeps_files() {
+            return;
+        }
+        let _ = fs::remove_dir_all(&self.0);
+        // Succeeds only for the last one; the next `Dir` makes it again.
+        if let Some(parent) = self.0.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+/// Waits for this process's end on a pipe that closes with it, then removes what it left. In a process group of its
+/// own, so that Ctrl-C and a test runner's SIGTERM do not reach it.
+const UNDERTAKER: &str = r#"
+trap '' INT TERM HUP
+read -r _
+for file in "$1"/"$2"-*; do
+    [ -e "$file" ] || continue
+    name=${file##*/}
+    for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
+    umount -l "$file" 2>/dev/null
+    rm -f "$file"
+done
+[ -n "$4" ] || rm -rf "$3"
+"#;
+
+fn hire_undertaker(dir: &Path) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    static UNDERTAKER_CHILD: OnceLock<Child> = OnceLock::new();
+    let child = Command::new("sh")
+        .args(["-c", UNDERTAKER, "undertaker", NETNS_DIR, &prefix()])
+        .arg(dir)
+        .arg(if keeps_files() { "keep" } else { "" })
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .context("cannot start the shell that cleans up after this process")?;
+    // Kept for its stdin: the pipe must stay open as long as this process lives, and statics are never dropped.
+    let _ = UNDERTAKER_CHILD.set(child);
+    Ok(())
+}
+
+/// Removes what this process itself made, at once and without waiting for guards: for signal handlers.
+pub fn bury() {
+    for name in netns::names_with(&format!("{}-", prefix())) {
+        netns::delete(&name);
+    }
+    if !keeps_files() {
+        let _ = fs::remove_dir_all(std::env::temp_dir().join(prefix()));
+    }
+}
+
+/// What [`sweep`] removed.
+#[derive(Debug, Default)]
+pub struct Swept {
+    pub namespaces: Vec<String>,
+    pub folders: Vec<PathBuf>,
+}
+
+/// Removes what runs left whose process is dead. Never touches a living one's.
+pub fn sweep() -> Swept {
+    let mut swept = Swept::default();
+    for name in netns::names_with("shunt-") {
+        if owner(&name).is_some_and(is_dead) {
+            netns::delete(&name);
+            swept.namespaces.push(name);
+        }
+    }
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("shunt-") && owner(&name).is_some_and(is_dead) && fs::remove_dir_all(entry.path()).is_ok() {
+            swept.folders.push(entry.path());
+        }
+    }
+    swept
+}
+
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix("shunt-")?.split('-').next()?.parse().ok()
+}
+
+fn is_dead(pid: u32) -> bool {
+    !Path::new("/proc").join(pid.to_string()).exists()
+}

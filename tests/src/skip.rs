@@ -1,0 +1,85 @@
+//! Tests that this machine cannot run say so by name and with the reason. A skipped test counts as neither passed nor
+//! failed: `cargo xtask test` subtracts what is written to the file that `SHUNT_SKIPPED` names.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use anyhow::Result;
+
+use crate::{Flavour, Install, logs};
+
+/// Names the file that skips are written to, one `name: reason` a line.
+pub const SKIPPED: &str = "SHUNT_SKIPPED";
+
+/// Two tests out of one function, `name::mysql` and `name::mariadb`; its parameter is the installed server.
+#[macro_export]
+macro_rules! each_flavour {
+    ($($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports, clippy::allow_attributes, clippy::wildcard_imports, reason = "a test may need none")]
+            use super::*;
+
+            fn body($install: &$crate::Install) -> ::anyhow::Result<()> $body
+
+            $(#[$meta])*
+            #[test]
+            fn mysql() -> ::anyhow::Result<()> {
+                $crate::skip::with_server(concat!(module_path!(), "::mysql"), $crate::Flavour::Mysql, body)
+            }
+
+            $(#[$meta])*
+            #[test]
+            fn mariadb() -> ::anyhow::Result<()> {
+                $crate::skip::with_server(concat!(module_path!(), "::mariadb"), $crate::Flavour::Mariadb, body)
+            }
+        }
+    )*};
+}
+
+/// Tests that need namespaces, but no server.
+#[macro_export]
+macro_rules! rooted {
+    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {$(
+        $(#[$meta])*
+        #[test]
+        fn $name() -> ::anyhow::Result<()> {
+            fn body() -> ::anyhow::Result<()> $body
+            $crate::skip::with_root(concat!(module_path!(), "::", stringify!($name)), body)
+        }
+    )*};
+}
+
+/// Runs `body` with an installed server, or skips.
+pub fn with_server(name: &str, flavour: Flavour, body: fn(&Install) -> Result<()>) -> Result<()> {
+    with_root(name, move || match Install::find(flavour) {
+        Ok(install) => body(&install),
+        Err(reason) => {
+            skip(name, &format!("{reason:#}"));
+            Ok(())
+        }
+    })
+}
+
+/// Runs `body` as root, or skips. Prints what servers and agents logged when it fails.
+pub fn with_root(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        skip(name, "needs root");
+        return Ok(());
+    }
+    let result = catch_unwind(AssertUnwindSafe(body));
+    if !matches!(result, Ok(Ok(()))) {
+        logs::print_kept();
+    }
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Says that a test is skipped.
+pub fn skip(name: &str, reason: &str) {
+    eprintln!("skipped: {name}: {reason}");
+    if let Some(path) = std::env::var_os(SKIPPED)
+        && let Ok(mut file) = File::options().create(true).append(true).open(path)
+    {
+        let _ = writeln!(file, "{name}: {reason}");
+    }
+}

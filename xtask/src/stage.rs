@@ -1,0 +1,144 @@
+//! What demo and benchmarks play on: client, proxy and three database hosts on one LAN, the agent on the proxy, and a
+//! client that writes through the proxy port. Also the play itself: a primary dies, an outside tool promotes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use shunt_tests::client::Pace;
+use shunt_tests::watch::KernelWatch;
+use shunt_tests::{Agent, Cluster, Host, Install, Lan, Server, Writer, agent, eventually};
+
+use crate::talk;
+
+/// The cluster's name in the agent's configuration.
+pub const CLUSTER: &str = "demo";
+
+/// The proxy port.
+pub const PORT: u16 = 3306;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the client behaves: it gives up a connection attempt sooner than the kernel repeats a SYN (1 s).
+pub const PACE: Pace =
+    Pace { every: Duration::from_millis(5), connect: Duration::from_millis(250), write: Duration::from_secs(1) };
+
+/// Fields drop in order: what runs on the hosts ends before the hosts.
+pub struct Stage {
+    pub writer: Writer,
+    pub watch: KernelWatch,
+    pub agent: Agent,
+    pub cluster: Cluster,
+    pub proxy: Host,
+    pub client: Host,
+    _lan: Lan,
+}
+
+impl Stage {
+    /// Sets everything up, a line a step.
+    pub fn set(install: &Install, program: PathBuf) -> Result<Self> {
+        let (lan, client, proxy) = talk::step("hosts out of namespaces: client, proxy, db1, db2, db3", || {
+            let lan = Lan::new()?;
+            let (client, proxy) = (lan.host("client", 1)?, lan.host("proxy", 2)?);
+            proxy.forward()?;
+            Ok((lan, client, proxy))
+        })?;
+        let what = format!("{}: db1 the primary, db2 and db3 its replicas", install.title());
+        let cluster = talk::step(&what, || Cluster::start(&lan, install, 3))?;
+        let listener = proxy.at(PORT);
+        let watch = KernelWatch::start(&proxy)?;
+        let agent = talk::step("the agent on the proxy", || {
+            let mut agent = Agent::prepare_program(&proxy, program)?;
+            let servers: Vec<_> = cluster.servers().iter().map(Server::address).collect();
+            agent.write_cluster(CLUSTER, &agent::following(CLUSTER, &servers, listener))?;
+            agent.start()?;
+            agent.wait_mapped(listener, servers[0]).with_context(|| agent.log(20))?;
+            Ok(agent)
+        })?;
+        let writer = talk::step(&format!("a client that writes through {listener}"), || {
+            let writer = Writer::start(&client, listener, install.flavour, PACE)?;
+            eventually("a hundred acknowledged writes", PATIENCE, || Ok((writer.acknowledged() >= 100).then_some(())))
+                .with_context(|| format!("{:?}", writer.attempts().last()))?;
+            Ok(writer)
+        })?;
+        Ok(Self { writer, watch, agent, cluster, proxy, client, _lan: lan })
+    }
+
+    /// Kills the primary, waits until the agent has noticed, promotes `new` by SQL, waits for the first write through.
+    pub fn fail_over(&mut self, old: usize, new: usize) -> Result<Failover> {
+        let killed = Moment::now();
+        self.cluster.server(old).kill()?;
+        let noticed = eventually("the agent to notice", PATIENCE, || {
+            let show = self.agent.show(CLUSTER)?;
+            Ok((show["verdict"] == "dead").then(Instant::now))
+        })
+        .with_context(|| self.agent.log(30))?;
+        let promoting = Instant::now();
+        self.cluster.promote(new)?;
+        let promoted = Instant::now();
+        let first_write = self.writer.wait_for_write_within(promoting, PATIENCE).with_context(|| self.agent.log(30))?;
+        let address = self.cluster.server(new).host().v4().to_string();
+        let mapped = eventually("the kernel's word on the mapping", PATIENCE, || {
+            Ok(self.watch.first(promoting, |line| line.contains(&address)))
+        })?;
+        let events = self.agent.events()?;
+        let told = |word: &str| killed.first_event(&events, word);
+        Ok(Failover {
+            noticed: told("dead").unwrap_or(noticed),
+            suspected: told("suspect"),
+            killed: killed.at,
+            promoting,
+            promoted,
+            mapped,
+            first_write,
+        })
+    }
+}
+
+impl Stage {
+    /// Waits until the agent has nothing to complain about.
+    pub fn wait_healthy(&self) -> Result<()> {
+        eventually("the agent to find the cluster healthy", PATIENCE, || {
+            Ok((self.agent.show(CLUSTER)?["verdict"] == "healthy").then_some(()))
+        })
+    }
+}
+
+/// When what happened.
+pub struct Failover {
+    pub killed: Instant,
+    pub suspected: Option<Instant>,
+    pub noticed: Instant,
+    /// The outside tool begins with its SQL.
+    pub promoting: Instant,
+    /// The new primary is writable.
+    pub promoted: Instant,
+    /// By the kernel's own notice.
+    pub mapped: Instant,
+    /// The client's first write that the new primary acknowledged.
+    pub first_write: Instant,
+}
+
+/// One moment on both clocks: ours, and the one that the agent's history is written in.
+struct Moment {
+    at: Instant,
+    wall_ms: i128,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { at: Instant::now(), wall_ms: wall.as_millis().cast_signed() }
+    }
+
+    /// The first event of the history since then that says `word`.
+    fn first_event(&self, events: &[Value], word: &str) -> Option<Instant> {
+        let after = events.iter().filter_map(|event| {
+            let since = i128::from(event["at_ms"].as_i64()?) - self.wall_ms;
+            let text = format!("{} {} {}", event["kind"], event["message"], event["data"]).to_lowercase();
+            (since >= 0 && text.contains(word)).then_some(since)
+        });
+        Some(self.at + Duration::from_millis(u64::try_from(after.min()?).ok()?))
+    }
+}
