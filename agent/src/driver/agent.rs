@@ -160,10 +160,6 @@ impl Agent {
         &self.shared.counters
     }
 
-    pub fn paths(&self) -> &Paths {
-        &self.paths
-    }
-
     /// Every cluster's status, by name.
     pub fn statuses(&self) -> Vec<ClusterStatus> {
         read(&self.clusters).values().map(ClusterHandle::status).collect()
