@@ -3,15 +3,14 @@
 //! when the server closes the connection while nobody is asking anything, without reading a byte.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, MsgFlags, SockaddrStorage, sockopt};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::socket::{self, Shutdown, SockaddrStorage, sockopt};
+use tokio::net::TcpStream;
 
 /// A mark of one connection of this process, worn as its keepalive time. Connections are never idle for that long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub enum News {
 
 /// A second handle on a connection's socket.
 #[derive(Debug)]
-pub struct Socket(AsyncFd<OwnedFd>);
+pub struct Socket(TcpStream);
 
 impl Socket {
     /// The socket connected to `peer` that wears the mark.
@@ -52,7 +51,7 @@ impl Socket {
             }
             let Ok(fd) = duplicate(fd) else { continue };
             if socket::getsockopt(&fd, sockopt::TcpKeepIdle) == Ok(mark.0) {
-                return Ok(Some(Self(AsyncFd::register_with_interest(fd, Interest::READABLE)?)));
+                return Ok(Some(Self(TcpStream::from_std(fd.into())?)));
             }
         }
         Ok(None)
@@ -61,31 +60,19 @@ impl Socket {
     /// Waits until something happens that nobody asked for. Call it only while no answer is outstanding.
     pub async fn news(&self) -> News {
         let mut first = [0; 512];
-        loop {
-            let mut guard = match self.0.readable().await {
-                Ok(guard) => guard,
-                Err(error) => return News::Broken(error),
-            };
-            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-            match socket::recv(std::os::fd::AsRawFd::as_raw_fd(self.0.get_ref()), &mut first, flags) {
-                Ok(0) => {
-                    return News::Broken(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the server closed the connection",
-                    ));
-                }
-                Ok(n) => return News::Spoke(first[..n].to_vec()),
-                Err(Errno::EAGAIN) => guard.clear_ready(),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return News::Broken(errno.into()),
+        match self.0.peek(&mut first).await {
+            Ok(0) => {
+                News::Broken(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"))
             }
+            Ok(n) => News::Spoke(first[..n].to_vec()),
+            Err(error) => News::Broken(error),
         }
     }
 
     /// Ends the connection for every handle on it: whoever still reads from it gets an end of file.
     pub fn shut_down(&self) {
         // It may be gone already.
-        let _ = socket2::SockRef::from(&self.0.get_ref().as_fd()).shutdown(Shutdown::Both);
+        let _ = socket::shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 }
 
