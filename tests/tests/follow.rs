@@ -74,8 +74,8 @@ each_flavour! {
         let (sender, go) = std::sync::mpsc::channel();
         let (ready, connected) = std::sync::mpsc::channel();
         let said = std::thread::scope(|scope| -> Result<Result<String, mysql_async::Error>> {
-            let pooled = scope.spawn(|| {
-                client.ns().inside_async(|| async {
+            let pooled = scope.spawn(move || {
+                client.ns().inside_async(move || async move {
                     use mysql_async::prelude::Queryable as _;
                     let mut conn = mysql_async::Conn::new(shunt_tests::client::login(to, flavour)).await?;
                     let _ = ready.send(());

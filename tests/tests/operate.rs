@@ -185,14 +185,16 @@ each_flavour! {
         scene.agent.set_env("WATCHDOG_USEC", "1500000");
         scene.agent.start()?;
         scene.wait_mapped(0)?;
-        let told = |what: &str| scene.agent.notices().iter().flat_map(|n| n.lines().map(str::to_owned).collect::<Vec<_>>()).filter(|l| l.starts_with(what)).count();
-        ensure!(told("READY=1") == 1);
-        eventually("the watchdog to be fed twice", SOON, || Ok((told("WATCHDOG=1") >= 2).then_some(())))?;
+        let told = |agent: &Agent, what: &str| {
+            agent.notices().iter().flat_map(|n| n.lines()).filter(|line| line.starts_with(what)).count()
+        };
+        ensure!(told(&scene.agent, "READY=1") == 1);
+        eventually("the watchdog to be fed twice", SOON, || Ok((told(&scene.agent, "WATCHDOG=1") >= 2).then_some(())))?;
         eventually("the status line", SOON, || {
-            Ok((told("STATUS=1 clusters, 1 listeners open, 0 fenced") > 0).then_some(()))
+            Ok((told(&scene.agent, "STATUS=1 clusters, 1 listeners open, 0 fenced") > 0).then_some(()))
         })?;
         scene.agent.stop()?;
-        ensure!(told("STOPPING=1") == 1);
+        ensure!(told(&scene.agent, "STOPPING=1") == 1);
         Ok(())
     }
 

@@ -150,6 +150,8 @@ pub struct EventsAnswer {
 pub struct EventLine {
     pub id: i64,
     pub at: String,
+    /// Unix time in milliseconds.
+    pub at_ms: i64,
     /// `null` for an event of the agent itself.
     pub cluster: Option<String>,
     pub kind: String,

@@ -94,6 +94,7 @@ pub fn event(stored: RecordedEvent) -> EventLine {
     EventLine {
         id: stored.id,
         at: rfc3339(stored.event.at_ms),
+        at_ms: stored.event.at_ms,
         cluster: stored.event.cluster.map(|name| name.to_string()),
         kind: stored.event.kind,
         message: stored.event.message,

@@ -10,7 +10,7 @@ use shunt_core::observation::Flavour;
 
 use super::{Finding, grants, settings};
 use crate::config::Credentials;
-use crate::probe;
+use crate::probe::{self, ProbeSpec};
 
 /// A server and how to get in.
 #[derive(Clone, Debug)]
@@ -37,7 +37,14 @@ pub async fn servers(logins: Vec<Login>) -> Vec<Finding> {
 async fn server(login: &Login) -> Vec<Finding> {
     let name = format!("{} of {}", login.label, login.cluster);
     let user = &login.credentials.user;
-    let mut conn = match probe::connect(login.server, user, &login.credentials.password, login.timeout).await {
+    let spec = ProbeSpec {
+        server: login.server,
+        user: user.clone(),
+        password: login.credentials.password.clone(),
+        interval: login.timeout,
+        timeout: login.timeout,
+    };
+    let mut conn = match probe::connect(spec).await {
         Ok(conn) => conn,
         Err(failure) => {
             let advice = if failure.kind.is_alive() {

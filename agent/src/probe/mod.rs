@@ -15,7 +15,7 @@ mod task;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shunt_core::observation::{Flavour, Observation};
+use shunt_core::observation::{Failure, Flavour, Observation};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -62,6 +62,11 @@ pub fn spawn(
     clock: Clock,
 ) -> ProbeHandle {
     ProbeHandle(tokio::spawn(task::run(spec, cadence, observations, clock)))
+}
+
+/// Logs in once, as a probe would, for whoever has other questions than a probe.
+pub async fn connect(spec: ProbeSpec) -> Result<mysql_async::Conn, Failure> {
+    session::Login::new(spec).open().await.map(session::Session::into_conn)
 }
 
 /// What the probe's user needs, as statements with `shunt@'%'` for it. The first is required, the others only make the

@@ -164,6 +164,11 @@ impl Session {
         }
     }
 
+    /// The connection, for other questions than these.
+    pub fn into_conn(self) -> Conn {
+        self.conn
+    }
+
     /// Throws the connection away, whatever state it is in.
     pub fn abandon(self) {
         if let Some(socket) = &self.socket {

@@ -61,9 +61,7 @@ impl Socket {
     pub async fn news(&self) -> News {
         let mut first = [0; 512];
         match self.0.peek(&mut first).await {
-            Ok(0) => {
-                News::Broken(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"))
-            }
+            Ok(0) => News::Broken(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(n) => News::Spoke(first[..n].to_vec()),
             Err(error) => News::Broken(error),
         }

@@ -135,5 +135,5 @@ fn phase(server: SocketAddr, interval: Duration) -> Duration {
         .chain(server.port().to_be_bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // The low bits of consecutive addresses differ little: take the high ones.
-    Duration::from_nanos((interval.as_nanos() * u128::from(hash >> 32) >> 32) as u64)
+    Duration::from_nanos(((interval.as_nanos() * u128::from(hash >> 32)) >> 32) as u64)
 }
