@@ -98,9 +98,10 @@ impl Agent {
             let notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
             Ok(notices.iter().any(|n| n.lines().any(|l| l == "READY=1")).then_some(Ok(())))
         });
-        match ready.with_context(|| self.log(30))? {
+        match ready? {
             Ok(()) => Ok(()),
-            Err(status) => bail!("the agent ended at its start with {}:\n{}", ending(status), self.log(30)),
+            // Its log is shown with the failure.
+            Err(status) => bail!("the agent ended at its start with {}", ending(status)),
         }
     }
 
@@ -119,7 +120,7 @@ impl Agent {
     pub fn stop(&mut self) -> Result<()> {
         let status = self.running()?.terminate(PATIENCE)?;
         self.process = None;
-        ensure!(status.success(), "the agent ended with {}:\n{}", ending(status), self.log(30));
+        ensure!(status.success(), "the agent ended with {}", ending(status));
         Ok(())
     }
 

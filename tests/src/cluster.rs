@@ -91,7 +91,7 @@ impl Cluster {
             Flavour::Mysql => server.sql(&format!(
                 "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{host}', SOURCE_PORT={port}, SOURCE_USER='repl', \
                  SOURCE_PASSWORD='{PASSWORD}', SOURCE_AUTO_POSITION=1, SOURCE_SSL=1, SOURCE_CONNECT_RETRY=1, \
-                 SOURCE_HEARTBEAT_PERIOD=1"
+                 SOURCE_RETRY_COUNT=86400, SOURCE_HEARTBEAT_PERIOD=1"
             ))?,
             Flavour::Mariadb => {
                 // A former primary has its own transactions in the binary log only.

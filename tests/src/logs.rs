@@ -7,7 +7,7 @@ use std::sync::Mutex;
 static KEPT: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 /// How many lines of a log are worth showing.
-const LINES: usize = 60;
+pub const LINES: usize = 60;
 
 /// The last lines of a log file; empty when there is none.
 pub fn tail(path: &Path, lines: usize) -> String {
@@ -28,12 +28,13 @@ pub fn keep(name: &str, path: &Path) {
     }
 }
 
-/// Prints everything remembered, and forgets it.
-pub fn print_kept() {
+/// Prints the last `lines` of everything remembered, and forgets it.
+pub fn print_kept(lines: usize) {
     let kept = KEPT.lock().map(|mut kept| std::mem::take(&mut *kept)).unwrap_or_default();
     for (name, text) in kept {
         eprintln!("--- the last lines of {name}:");
-        for line in text.lines() {
+        let all: Vec<&str> = text.lines().collect();
+        for line in &all[all.len().saturating_sub(lines)..] {
             eprintln!("    {line}");
         }
     }

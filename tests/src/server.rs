@@ -179,10 +179,10 @@ impl Server {
                 return Ok(());
             }
             if let Some(status) = self.running()?.status()? {
-                bail!("{} ended at its start with {}:\n{}", self.name(), ending(status), self.log(30));
+                bail!("{} ended at its start with {}", self.name(), ending(status));
             }
             if started.elapsed() > START {
-                bail!("{} does not answer after {START:?}:\n{}", self.name(), self.log(30));
+                bail!("{} does not answer after {START:?}", self.name());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

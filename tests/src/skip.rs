@@ -69,7 +69,7 @@ pub fn with_root(name: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     }
     let result = catch_unwind(AssertUnwindSafe(body));
     if !matches!(result, Ok(Ok(()))) {
-        logs::print_kept();
+        logs::print_kept(logs::LINES);
     }
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             talk::error(&error);
-            shunt_tests::logs::print_kept();
+            shunt_tests::logs::print_kept(10);
             ExitCode::FAILURE
         }
     }

@@ -53,7 +53,7 @@ impl Stage {
             let servers: Vec<_> = cluster.servers().iter().map(Server::address).collect();
             agent.write_cluster(CLUSTER, &agent::following(CLUSTER, &servers, listener))?;
             agent.start()?;
-            agent.wait_mapped(listener, servers[0]).with_context(|| agent.log(20))?;
+            agent.wait_mapped(listener, servers[0])?;
             Ok(agent)
         })?;
         let writer = talk::step(&format!("a client that writes through {listener}"), || {
@@ -72,12 +72,11 @@ impl Stage {
         let noticed = eventually("the agent to notice", PATIENCE, || {
             let show = self.agent.show(CLUSTER)?;
             Ok((show["verdict"] == "dead").then(Instant::now))
-        })
-        .with_context(|| self.agent.log(30))?;
+        })?;
         let promoting = Instant::now();
         self.cluster.promote(new)?;
         let promoted = Instant::now();
-        let first_write = self.writer.wait_for_write_within(promoting, PATIENCE).with_context(|| self.agent.log(30))?;
+        let first_write = self.writer.wait_for_write_within(promoting, PATIENCE)?;
         let address = self.cluster.server(new).host().v4().to_string();
         let mapped = eventually("the kernel's word on the mapping", PATIENCE, || {
             Ok(self.watch.first(promoting, |line| line.contains(&address)))

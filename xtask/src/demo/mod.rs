@@ -50,11 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let install = choose(wanted)?;
     let mut stage = Stage::set(&install, program)?;
-    let result = play(&mut stage);
-    if let Err(error) = result {
-        show_logs(&mut stage);
-        return Err(error);
-    }
+    // On an error main shows what the agent and the servers said last.
+    play(&mut stage)?;
     if args.keep {
         keep::keep(&mut stage);
     }
@@ -112,13 +109,4 @@ fn lost(stage: &Stage, killed: Instant) -> Result<()> {
         acknowledged.len()
     );
     Ok(())
-}
-
-/// For a failed step: what the others were saying.
-fn show_logs(stage: &mut Stage) {
-    println!("\n--- the agent's last lines:\n{}", stage.agent.log(25));
-    for number in 0..3 {
-        let server = stage.cluster.server(number);
-        println!("--- {}'s last lines:\n{}", server.name(), server.log(5));
-    }
 }
