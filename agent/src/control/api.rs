@@ -148,7 +148,7 @@ pub struct EventsAnswer {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLine {
-    pub id: u64,
+    pub id: i64,
     pub at: String,
     /// `null` for an event of the agent itself.
     pub cluster: Option<String>,

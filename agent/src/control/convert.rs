@@ -10,7 +10,7 @@ use super::api::{
 };
 use crate::clock::{Clock, rfc3339};
 use crate::driver::Agent;
-use crate::store::StoredEvent;
+use crate::store::RecordedEvent;
 
 pub async fn list(agent: &Agent) -> ListAnswer {
     let clock = agent.clock();
@@ -93,11 +93,11 @@ fn missing(primary: &ServerStatus, server: &ServerStatus) -> Option<(String, u64
     position(server)?.missing_from(&position(primary)?)
 }
 
-pub fn event(stored: StoredEvent) -> EventLine {
+pub fn event(stored: RecordedEvent) -> EventLine {
     EventLine {
         id: stored.id,
         at: rfc3339(stored.event.at_ms),
-        cluster: stored.event.cluster,
+        cluster: stored.event.cluster.map(|name| name.to_string()),
         kind: stored.event.kind,
         message: stored.event.message,
         data: stored.event.data,

@@ -31,7 +31,7 @@ type Answer<T> = Result<Json<T>, Problem>;
 
 /// A follower is told that nothing happened after this at the latest, and asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-const MOST_EVENTS: usize = 1000;
+const MOST_EVENTS: u32 = 1000;
 
 /// Serves the API until the socket fails or `stop` resolves.
 pub async fn serve_socket(
@@ -130,9 +130,9 @@ async fn resume(
 #[derive(Deserialize)]
 struct EventsQuery {
     #[serde(default)]
-    after: u64,
+    after: i64,
     cluster: Option<String>,
-    limit: Option<usize>,
+    limit: Option<u32>,
     #[serde(default)]
     wait_ms: u64,
     /// The newest `limit` instead of the oldest.
@@ -148,7 +148,7 @@ async fn events(State(agent): Shared, Query(query): Query<EventsQuery>) -> Answe
         .transpose()?;
     let limit = query.limit.unwrap_or(MOST_EVENTS).min(MOST_EVENTS);
     let found = if query.newest {
-        agent.journal().with(move |store| store.newest_events(cluster.as_ref(), limit)).await
+        agent.journal().with(move |store| store.latest_events(cluster.as_ref(), limit)).await
     } else {
         let patience = Duration::from_millis(query.wait_ms).min(LONGEST_WAIT);
         agent.journal().events(query.after, cluster, limit, patience).await

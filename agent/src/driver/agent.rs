@@ -291,12 +291,12 @@ pub(super) fn remember(store: &mut Store, clock: Clock) -> Result<BTreeMap<Clust
         (cluster.epoch, cluster.primary) = (epoch, primary);
     }
     for pin in store.pins()? {
-        memory.entry(pin.target.cluster).or_default().pins.insert(pin.target.listener, pin.server);
+        memory.entry(pin.cluster).or_default().pins.insert(pin.listener, pin.server);
     }
     for pause in store.pauses()? {
         let until = pause.until_ms.map(|ms| clock.at_unix_ms(ms));
         if until.is_some_and(|until| until <= Mono::ZERO) {
-            store.clear_pause(&pause.cluster)?;
+            store.resume(&pause.cluster)?;
             continue;
         }
         let reason = format!("{} ({})", pause.reason, pause.by);

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Credentials;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
 use crate::probe::{self, Cadence, ProbeHandle, ProbeSpec};
-use crate::store::Target;
+use crate::store;
 use crate::telemetry::Counters;
 
 /// How many requests or observations may wait for a cluster's task.
@@ -63,8 +63,8 @@ struct ClusterTask {
     cadence: watch::Sender<Cadence>,
     probes: BTreeMap<SocketAddr, ProbeHandle>,
     status: watch::Sender<ClusterStatus>,
-    /// The epoch and primary that the store has.
-    written: (Epoch, Option<SocketAddr>),
+    /// The epoch that the store has.
+    written: Epoch,
 }
 
 impl ClusterHandle {
@@ -78,7 +78,7 @@ impl ClusterHandle {
         let (requests, inbox) = mpsc::channel(QUEUE);
         let (observer, observations) = mpsc::channel(QUEUE);
         let now = shared.clock.now();
-        let written = (remembered.epoch, remembered.primary);
+        let written = remembered.epoch;
         let (machine, actions) = Cluster::new(config.clone(), remembered, now);
         let (status, watched) = watch::channel(machine.status(now));
         let mut task = ClusterTask {
@@ -169,11 +169,11 @@ impl ClusterTask {
     /// The epoch first, the kernel second.
     async fn commit(&mut self, plan: Plan) -> Event {
         let Plan { epoch, primary, mappings, .. } = plan;
-        if self.written != (epoch, primary) && epoch >= self.written.0 {
+        if epoch > self.written {
             if let Err(error) = self.shared.journal.advance(&self.name, epoch, primary).await {
                 return Event::CommitFailed { stage: Stage::State, error: error_chain(&error) };
             }
-            self.written = (epoch, primary);
+            self.written = epoch;
         }
         let change = Change { set: mappings, remove: Vec::new() };
         let applied = self.shared.datapath.run(move |datapath| {
@@ -218,31 +218,35 @@ impl ClusterTask {
                     }));
                     return Vec::new();
                 }
-                let name = self.name.clone();
-                let target = Target { cluster: name, listener };
-                let who = by.clone();
-                let saved = self.shared.journal.with(move |store| store.set_pin(&target, server, &who)).await;
+                let since_ms = self.shared.clock.unix_ms_now();
+                let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
+                let saved = self.shared.journal.with(move |store| store.pin(&pin)).await;
                 let what = format!("{} pinned to {server} by {by}", pinned_words(&self.name, listener));
                 self.answer(saved, what, reply, Event::Pin { listener, server })
             }
             Request::Unpin { listener, by, reply } => {
-                let target = Target { cluster: self.name.clone(), listener };
-                let saved = self.shared.journal.with(move |store| store.clear_pin(&target)).await;
+                let name = self.name.clone();
+                let saved = self.shared.journal.with(move |store| store.unpin(&name, listener)).await;
                 let what = format!("{} unpinned by {by}", pinned_words(&self.name, listener));
                 self.answer(saved.map(|_| ()), what, reply, Event::Unpin { listener })
             }
             Request::Pause { time, reason, by, reply } => {
-                let until_ms = time.map(|t| self.shared.clock.unix_ms_now() + t.as_millis() as i64);
-                let (name, why, who) = (self.name.clone(), reason.clone(), by.clone());
-                let saved =
-                    self.shared.journal.with(move |store| store.set_pause(&name, until_ms, &why, &who)).await;
+                let since_ms = self.shared.clock.unix_ms_now();
+                let pause = store::Pause {
+                    cluster: self.name.clone(),
+                    until_ms: time.map(|t| since_ms.saturating_add(i64::try_from(t.as_millis()).unwrap_or(i64::MAX))),
+                    reason: reason.clone(),
+                    since_ms,
+                    by: by.clone(),
+                };
+                let saved = self.shared.journal.with(move |store| store.pause(&pause)).await;
                 let what = format!("{} paused by {by}: {reason}", self.name);
                 let until = time.map(|t| self.now() + t);
                 self.answer(saved, what, reply, Event::Pause { until, reason: format!("{reason} ({by})") })
             }
             Request::Resume { by, reply } => {
                 let name = self.name.clone();
-                let saved = self.shared.journal.with(move |store| store.clear_pause(&name)).await;
+                let saved = self.shared.journal.with(move |store| store.resume(&name)).await;
                 let what = format!("{} resumed by {by}", self.name);
                 self.answer(saved.map(|_| ()), what, reply, Event::Resume)
             }

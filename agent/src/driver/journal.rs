@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::worker::Worker;
 use crate::clock::Clock;
-use crate::store::{Event, Store, StoreError, StoredEvent};
+use crate::store::{Event, Health, RecordedEvent, Store, StoreError};
 
 /// The agent's memory.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ pub struct Journal {
     store: Worker<Store>,
     clock: Clock,
     /// The id of the newest event; whoever follows waits for it to change.
-    newest: Arc<watch::Sender<u64>>,
+    newest: Arc<watch::Sender<i64>>,
     lost: Arc<AtomicU64>,
 }
 
@@ -46,7 +46,7 @@ impl Journal {
         tracing::info!(cluster = name, kind = entry.kind, "{}", entry.message);
         let event = Event {
             at_ms: self.clock.unix_ms_now(),
-            cluster: cluster.map(ToString::to_string),
+            cluster: cluster.cloned(),
             kind: entry.kind.to_owned(),
             message: entry.message,
             data: serde_json::Value::Object(entry.data.into_iter().map(|(k, v)| (k.to_owned(), v.into())).collect()),
@@ -94,11 +94,11 @@ impl Journal {
     /// Events after `after`, oldest first; waits up to `patience` for the first.
     pub async fn events(
         &self,
-        after: u64,
+        after: i64,
         cluster: Option<ClusterName>,
-        limit: usize,
+        limit: u32,
         patience: std::time::Duration,
-    ) -> Result<Vec<StoredEvent>, JournalError> {
+    ) -> Result<Vec<RecordedEvent>, JournalError> {
         let deadline = tokio::time::Instant::now() + patience;
         let mut newest = self.newest.subscribe();
         loop {
@@ -113,6 +113,11 @@ impl Journal {
                 Ok(Err(_)) | Err(_) => return Ok(Vec::new()),
             }
         }
+    }
+
+    /// Whether the disk takes what it is given. Looks again if it did not a moment ago.
+    pub async fn has_room(&self) -> bool {
+        matches!(self.store.run(Store::recover).await, Ok(Health::Good))
     }
 
     pub async fn is_responsive(&self, patience: std::time::Duration) -> bool {
