@@ -20,6 +20,10 @@ fn check(args: &Args) -> Result<(), Failure> {
         return Err(failure.with_exit(Exit::Usage));
     }
     let listeners: usize = loaded.clusters.iter().map(|c| c.listeners.len()).sum();
-    output::note(&format!("{}: {} clusters, {listeners} listeners, no errors", args.config.display(), loaded.clusters.len()));
+    output::note(&format!(
+        "{}: {} clusters, {listeners} listeners, no errors",
+        args.config.display(),
+        loaded.clusters.len()
+    ));
     Ok(())
 }

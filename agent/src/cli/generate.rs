@@ -5,11 +5,10 @@ use clap::CommandFactory;
 use super::args::{self, Args};
 use crate::output::{self, Failure};
 
-pub fn completions(options: &args::Completions) -> Result<(), Failure> {
+pub fn completions(options: &args::Completions) {
     let mut text = Vec::new();
     clap_complete::generate(options.shell, &mut Args::command(), "shunt", &mut text);
     output::say(String::from_utf8_lossy(&text).trim_end());
-    Ok(())
 }
 
 pub fn man(options: &args::Man) -> Result<(), Failure> {

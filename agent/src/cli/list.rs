@@ -23,8 +23,9 @@ fn render(list: &ListAnswer) -> String {
         alarm_lines(&list.alarms, &mut text);
         return text;
     }
-    let mut table =
-        Table::new(&["CLUSTER", "ROLE", "LISTENER", "LEADS TO", "STATE", "VERDICT", "EPOCH", "CONNS", "SINCE", "MARKS"]);
+    let mut table = Table::new(&[
+        "CLUSTER", "ROLE", "LISTENER", "LEADS TO", "STATE", "VERDICT", "EPOCH", "CONNS", "SINCE", "MARKS",
+    ]);
     for l in &list.listeners {
         table.row(vec![
             (l.cluster.to_string(), Tone::Plain),
@@ -109,7 +110,13 @@ mod tests {
                 message: "db1 failed 2 times in a row".to_owned(),
             }],
         };
-        insta::assert_snapshot!(render(&list), @"");
+        insta::assert_snapshot!(render(&list), @r"
+        CLUSTER  ROLE     LISTENER       LEADS TO        STATE  VERDICT  EPOCH  CONNS  SINCE                     MARKS
+        orders   primary  10.0.0.2:3306  10.0.0.11:3306  open   healthy  7      12     2026-01-02T03:04:05.678Z  paused
+        orders   primary  10.0.0.2:3306  nobody          held   dead     7      12     2026-01-02T03:04:05.678Z  paused
+
+        alarm  orders: primary dead: db1 failed 2 times in a row
+        ");
     }
 
     #[test]

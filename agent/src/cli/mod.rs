@@ -44,7 +44,10 @@ pub fn run(args: Args) -> Exit {
         Command::Config(options) => config::run(&args, options),
         Command::Reload => operate::reload(&args),
         Command::Purge(options) => purge::run(&args, options),
-        Command::Completions(options) => generate::completions(options),
+        Command::Completions(options) => {
+            generate::completions(options);
+            Ok(())
+        }
         Command::Man(options) => generate::man(options),
     };
     match outcome {

@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Args, args, block_on};
-use crate::control::api::{
-    Done, PauseRequest, PinRequest, ProblemCode, ReloadAnswer, UnpinRequest,
-};
+use crate::control::api::{Done, PauseRequest, PinRequest, ProblemCode, ReloadAnswer, UnpinRequest};
 use crate::control::client::{Client, ClientError};
 use crate::output::{self, Failure};
 

@@ -27,7 +27,10 @@ fn render(show: &ShowAnswer) -> String {
         head.push(("pinned", format!("to {server} until `shunt unpin {}`", show.cluster)));
     }
     if let Some(pause) = &show.paused {
-        let until = pause.until.as_ref().map_or_else(|| format!("until `shunt resume {}`", show.cluster), |t| format!("until {t}"));
+        let until = pause
+            .until
+            .as_ref()
+            .map_or_else(|| format!("until `shunt resume {}`", show.cluster), |t| format!("until {t}"));
         head.push(("paused", format!("{until}: {}", pause.reason)));
     }
     head.push(("outlook", show.outlook.clone()));
@@ -38,8 +41,19 @@ fn render(show: &ShowAnswer) -> String {
     }
     text.push('\n');
 
-    let mut table =
-        Table::new(&["SERVER", "ROLE", "STATE", "WRITES", "LAG", "GTID GAP", "SEMI-SYNC", "SEEN", "DC", "VERSION", "REPLICATION"]);
+    let mut table = Table::new(&[
+        "SERVER",
+        "ROLE",
+        "STATE",
+        "WRITES",
+        "LAG",
+        "GTID GAP",
+        "SEMI-SYNC",
+        "SEEN",
+        "DC",
+        "VERSION",
+        "REPLICATION",
+    ]);
     for server in &show.servers {
         table.row(row(server));
     }

@@ -90,7 +90,8 @@ impl Client {
             }
         })?;
         let what = format!("{method} {path}");
-        let unknown = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Unknown { what: what.clone(), source };
+        let unknown =
+            |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Unknown { what: what.clone(), source };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| unknown(e.into()))?;
         let driver = tokio::spawn(connection);

@@ -1,13 +1,10 @@
 //! From the agent's own types to what the API speaks.
 
-
 use shunt_core::cluster::{Alarm, ClusterStatus, ServerStatus};
-use shunt_core::gtid::GtidPosition;
+use shunt_core::gtid::{GtidPosition, Missing};
 use shunt_core::{ClusterName, Mono};
 
-use super::api::{
-    AlarmLine, EventLine, ListAnswer, Listener, PauseLine, SCHEMA_VERSION, Server, ShowAnswer,
-};
+use super::api::{AlarmLine, EventLine, ListAnswer, Listener, PauseLine, SCHEMA_VERSION, Server, ShowAnswer};
 use crate::clock::{Clock, rfc3339};
 use crate::driver::Agent;
 use crate::store::RecordedEvent;
@@ -50,10 +47,10 @@ pub fn show(agent: &Agent, status: &ClusterStatus) -> ShowAnswer {
         reasons: status.reasons.clone(),
         alarms: alarms.into_iter().filter(|a| a.cluster.as_ref() == Some(&status.name)).collect(),
         pinned: status.pinned.map(|p| p.to_string()),
-        paused: status.pause.as_ref().map(|pause| PauseLine {
-            until: pause.until.map(|at| date(clock, at)),
-            reason: pause.reason.clone(),
-        }),
+        paused: status
+            .pause
+            .as_ref()
+            .map(|pause| PauseLine { until: pause.until.map(|at| date(clock, at)), reason: pause.reason.clone() }),
         outlook: status.outlook.clone(),
         servers: status.servers.iter().map(|s| server(clock, primary, s)).collect(),
     }
@@ -69,8 +66,8 @@ fn server(clock: Clock, primary: Option<&ServerStatus>, server: &ServerStatus) -
         failure: server.failure.clone(),
         read_only: server.read_only,
         gtid_executed: server.gtid_executed.clone(),
-        gtid_missing: missing.as_ref().map(|(_, count)| *count),
-        gtid_missing_set: missing.map(|(set, _)| set),
+        gtid_missing: missing.as_ref().map(|m| m.count),
+        gtid_missing_set: missing.map(|m| m.text),
         lag_ms: server.lag.map(|lag| lag.as_millis() as u64),
         replication: server.replication.clone(),
         semi_sync: server.semi_sync.clone(),
@@ -85,7 +82,7 @@ fn server(clock: Clock, primary: Option<&ServerStatus>, server: &ServerStatus) -
 
 /// What the primary has executed and the server has not. The two were not asked at one instant, so a few transactions
 /// may only be under way.
-fn missing(primary: &ServerStatus, server: &ServerStatus) -> Option<(String, u64)> {
+fn missing(primary: &ServerStatus, server: &ServerStatus) -> Option<Missing> {
     let position = |s: &ServerStatus| {
         let text = s.gtid_executed.as_deref()?;
         GtidPosition::parse(s.flavour?, text).ok()
@@ -105,7 +102,8 @@ pub fn event(stored: RecordedEvent) -> EventLine {
 }
 
 fn alarms(agent: &Agent, statuses: &[ClusterStatus]) -> Vec<AlarmLine> {
-    let line = |cluster: Option<ClusterName>, alarm: Alarm| AlarmLine { cluster, alarm: alarm.kind, message: alarm.message };
+    let line =
+        |cluster: Option<ClusterName>, alarm: Alarm| AlarmLine { cluster, alarm: alarm.kind, message: alarm.message };
     statuses
         .iter()
         .flat_map(|s| s.alarms.iter().map(|a| line(Some(s.name.clone()), a.clone())))

@@ -66,14 +66,12 @@ async fn page(State(agent): State<Arc<Agent>>) -> Html<String> {
             l.since,
         );
     }
-    let alarms: String = list
-        .alarms
-        .iter()
-        .map(|a| {
-            let cluster = a.cluster.as_ref().map_or("agent", |c| c.as_str());
-            format!("<li><b>{}</b> {}: {}</li>", escape(cluster), a.alarm.word(), escape(&a.message))
-        })
-        .collect();
+    let mut alarms = String::new();
+    for a in &list.alarms {
+        let cluster = a.cluster.as_ref().map_or("agent", |c| c.as_str());
+        let (cluster, message) = (escape(cluster), escape(&a.message));
+        let _ = write!(alarms, "<li><b>{cluster}</b> {}: {message}</li>", a.alarm.word());
+    }
     let alarms = if alarms.is_empty() { String::new() } else { format!("<h2>Alarms</h2><ul>{alarms}</ul>") };
     Html(format!(include_str!("page.html"), rows = rows, alarms = alarms, version = env!("CARGO_PKG_VERSION")))
 }

@@ -183,10 +183,8 @@ fn find(agent: &Agent, cluster: &str) -> Result<(ClusterName, ClusterConfig), Pr
 
 fn unknown_cluster(agent: &Agent, cluster: &str) -> Problem {
     let known: Vec<_> = agent.statuses().into_iter().map(|s| s.name.to_string()).collect();
-    let hint = nearest(cluster, &known).map_or_else(
-        || "`shunt list` shows the clusters".to_owned(),
-        |near| format!("did you mean `{near}`?"),
-    );
+    let hint = nearest(cluster, &known)
+        .map_or_else(|| "`shunt list` shows the clusters".to_owned(), |near| format!("did you mean `{near}`?"));
     Problem { hint: Some(hint), ..problem(ProblemCode::NotFound, format!("there is no cluster `{cluster}`")) }
 }
 

@@ -25,7 +25,11 @@ fn judge(max: u64, count: u64, buckets: Option<u64>) -> Vec<Finding> {
     let mut found = Vec::new();
     let room = "raise net.netfilter.nf_conntrack_max (sysctl.d/50-shunt.conf); an entry takes about 300 bytes";
     if count * 10 >= max * 7 {
-        found.push(Finding::problem(CHECK, format!("{count} of {max} entries are taken; when it is full, new connections are dropped"), room));
+        found.push(Finding::problem(
+            CHECK,
+            format!("{count} of {max} entries are taken; when it is full, new connections are dropped"),
+            room,
+        ));
     } else if max < ROOMY {
         found.push(Finding::warning(CHECK, format!("nf_conntrack_max is only {max}"), room));
     } else {

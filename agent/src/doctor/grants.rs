@@ -48,7 +48,11 @@ mod tests {
 
     #[test]
     fn enough_is_enough_and_less_is_named() {
-        check(Flavour::Mysql, &["GRANT REPLICATION CLIENT ON *.* TO `s`@`%`", "GRANT SELECT ON `performance_schema`.* TO `s`@`%`"], Level::Ok);
+        check(
+            Flavour::Mysql,
+            &["GRANT REPLICATION CLIENT ON *.* TO `s`@`%`", "GRANT SELECT ON `performance_schema`.* TO `s`@`%`"],
+            Level::Ok,
+        );
         check(Flavour::Mysql, &["GRANT ALL PRIVILEGES ON *.* TO `root`@`%`"], Level::Ok);
         check(Flavour::Mysql, &["GRANT USAGE ON *.* TO `s`@`%`"], Level::Warning);
         check(Flavour::Mysql, &["GRANT REPLICATION CLIENT ON *.* TO `s`@`%`"], Level::Warning);

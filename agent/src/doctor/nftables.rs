@@ -10,7 +10,9 @@ const FOREIGN: &str = "foreign NAT";
 
 pub fn check(table: &str, listeners: &[SocketAddr]) -> Vec<Finding> {
     let mut found = vec![match shunt_rules::scratch_transaction(&format!("{table}_doctor")) {
-        Ok(()) => Finding::ok(CHECK, "a scratch table with a map, a set with timeouts and NAT rules was made and removed"),
+        Ok(()) => {
+            Finding::ok(CHECK, "a scratch table with a map, a set with timeouts and NAT rules was made and removed")
+        }
         Err(error) => Finding::problem(
             CHECK,
             error_chain(&error),
@@ -18,7 +20,9 @@ pub fn check(table: &str, listeners: &[SocketAddr]) -> Vec<Finding> {
         ),
     }];
     match shunt_rules::foreign_nat(table, listeners) {
-        Ok(rules) if rules.is_empty() => found.push(Finding::ok(FOREIGN, "nobody else rewrites destinations on this host")),
+        Ok(rules) if rules.is_empty() => {
+            found.push(Finding::ok(FOREIGN, "nobody else rewrites destinations on this host"));
+        }
         Ok(rules) => found.extend(rules.into_iter().map(|rule| {
             Finding::warning(FOREIGN, rule, "whichever rule sees a connection first wins: take the other one away")
         })),

@@ -51,8 +51,12 @@ async fn server(login: &Login) -> Vec<Finding> {
     let mut found = vec![Finding::ok("login", format!("{name}: {user} logs in"))];
     match tokio::time::timeout(login.timeout * 3, look(&mut conn, &name)).await {
         Ok(Ok(more)) => found.extend(more),
-        Ok(Err(error)) => found.push(Finding::problem("login", format!("{name}: {error}"), "see the server's error log")),
-        Err(_) => found.push(Finding::warning("login", format!("{name} answers too slowly to be examined"), "try again")),
+        Ok(Err(error)) => {
+            found.push(Finding::problem("login", format!("{name}: {error}"), "see the server's error log"));
+        }
+        Err(_) => {
+            found.push(Finding::warning("login", format!("{name} answers too slowly to be examined"), "try again"));
+        }
     }
     found
 }

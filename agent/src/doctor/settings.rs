@@ -59,19 +59,30 @@ fn judge(flavour: Flavour, server: &str, variables: &Variables, heartbeat: Optio
     let is_on = |name: &str| matches!(get(name).to_ascii_uppercase().as_str(), "ON" | "1" | "YES");
     let number = |name: &str| get(name).parse::<f64>().unwrap_or(f64::INFINITY);
     let mut found = Vec::new();
-    let mut problem = |what: &str, advice: &str| found.push(Finding::problem(CHECK, format!("{server}: {what}"), advice));
+    let mut problem =
+        |what: &str, advice: &str| found.push(Finding::problem(CHECK, format!("{server}: {what}"), advice));
     if !is_on("log_bin") {
         problem("it writes no binary log", "without one it can be no source: set log_bin");
     }
     if flavour == Flavour::Mysql && !is_on("gtid_mode") {
-        problem("GTIDs are off", "replicas can be repointed by GTID only: set gtid_mode = ON and enforce_gtid_consistency = ON");
+        problem(
+            "GTIDs are off",
+            "replicas can be repointed by GTID only: set gtid_mode = ON and enforce_gtid_consistency = ON",
+        );
     }
     if !is_on("log_replica_updates") && !is_on("log_slave_updates") {
-        problem("it does not log what it replicates", "promoted, it could not feed the others: set log_replica_updates = ON");
+        problem(
+            "it does not log what it replicates",
+            "promoted, it could not feed the others: set log_replica_updates = ON",
+        );
     }
-    let mut warn = |what: String, advice: &str| found.push(Finding::warning(CHECK, format!("{server}: {what}"), advice));
+    let mut warn =
+        |what: String, advice: &str| found.push(Finding::warning(CHECK, format!("{server}: {what}"), advice));
     if flavour == Flavour::Mysql && is_on("read_only") && !is_on("super_read_only") {
-        warn("it is read_only, not super_read_only".to_owned(), "users with SUPER can still write to it: set super_read_only");
+        warn(
+            "it is read_only, not super_read_only".to_owned(),
+            "users with SUPER can still write to it: set super_read_only",
+        );
     }
     if number("max_connect_errors") < FEWEST_CONNECT_ERRORS {
         warn(
@@ -102,7 +113,11 @@ fn clock(server: &str, now: f64) -> Option<Finding> {
     let here = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
     let apart = now - here;
     (apart.abs() > CLOCKS_APART).then(|| {
-        Finding::warning(CHECK, format!("{server}: its clock is {apart:+.1} s from this host's"), "keep both in time by NTP")
+        Finding::warning(
+            CHECK,
+            format!("{server}: its clock is {apart:+.1} s from this host's"),
+            "keep both in time by NTP",
+        )
     })
 }
 

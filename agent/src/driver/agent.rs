@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct Agent {
     pub(super) reloading: Mutex<()>,
     /// The last failure to bring the kernel back in line; `None` while all is well.
     pub(super) drift_alarm: RwLock<Option<String>>,
+    /// The store's disk, as of the last look.
+    pub(super) disk_is_full: AtomicBool,
 }
 
 impl Agent {
@@ -82,7 +85,8 @@ impl Agent {
         let datapath = NftDatapath::open(Options { table: settings.table.clone(), ..Options::default() })?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
         let notices = Notices::open()?;
-        let datapath: Worker<Box<dyn Datapath>> = Worker::start("datapath", Box::new(datapath))?;
+        let datapath: Box<dyn Datapath> = Box::new(datapath);
+        let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;
 
         let shared = Shared { clock, journal, datapath, counters: Counters::default() };
@@ -95,6 +99,7 @@ impl Agent {
             broken: RwLock::new(loaded.broken.iter().map(|b| b.path.clone()).collect()),
             reloading: Mutex::new(()),
             drift_alarm: RwLock::default(),
+            disk_is_full: AtomicBool::new(false),
         });
         agent.note_diagnostics(&loaded);
         agent.shared.journal.record(
@@ -167,12 +172,28 @@ impl Agent {
         if let Some(message) = read(&self.drift_alarm).clone() {
             alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
         }
+        if self.disk_is_full.load(Ordering::Relaxed) {
+            let message = format!("no space left under {}: history is not written", self.paths.state.display());
+            alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
+        }
         let lost = self.shared.journal.lost();
         if lost > 0 {
             let message = format!("{lost} lines of history could not be written since the agent started");
             alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
         }
         alarms
+    }
+
+    /// The established connections through each listener; `None` when the kernel cannot be asked.
+    pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
+        match self.shared.datapath.run(|datapath| datapath.connections()).await {
+            Ok(Ok(counted)) => Some(counted),
+            Ok(Err(error)) => {
+                tracing::warn!(error = super::error_chain(&error), "connections could not be counted");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// Whether every thread and every cluster's task gets round to its work within `patience`.
@@ -215,12 +236,10 @@ impl Agent {
                 (file.cluster.clone(), Alarm { kind: AlarmKind::ConfigBroken, message })
             })
             .collect();
-        alarms.extend(
-            loaded.not_in_force.iter().map(|setting| {
-                let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
-                (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
-            }),
-        );
+        alarms.extend(loaded.not_in_force.iter().map(|setting| {
+            let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
+            (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
+        }));
         *write(&self.config_alarms) = alarms;
     }
 
@@ -230,10 +249,8 @@ impl Agent {
         if !read(&self.broken).is_empty() {
             return;
         }
-        let known: Vec<_> = read(&self.clusters)
-            .values()
-            .flat_map(|c| c.config.listeners.iter().map(|l| l.address))
-            .collect();
+        let known: Vec<_> =
+            read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
         let orphans: Vec<_> = held
             .keys()
             .filter(|listener| !known.contains(listener))
@@ -269,7 +286,11 @@ impl Agent {
         };
         self.shared.journal.record(
             None,
-            Entry { kind: "commit_failed", message: format!("listeners could not be removed: {failed}"), data: Vec::new() },
+            Entry {
+                kind: "commit_failed",
+                message: format!("listeners could not be removed: {failed}"),
+                data: Vec::new(),
+            },
         );
         *write(&self.drift_alarm) = Some(failed);
     }

@@ -41,11 +41,33 @@ pub struct ClusterHandle {
 
 /// What an operator, or a reload, asks of a cluster.
 pub enum Request {
-    Pin { server: SocketAddr, listener: Option<SocketAddr>, confirmed: bool, by: String, reply: Reply },
-    Unpin { listener: Option<SocketAddr>, by: String, reply: Reply },
-    Pause { time: Option<Duration>, reason: String, by: String, reply: Reply },
-    Resume { by: String, reply: Reply },
-    Reconfigure { config: Box<ClusterConfig>, login: Credentials, reply: oneshot::Sender<()> },
+    Pin {
+        server: SocketAddr,
+        listener: Option<SocketAddr>,
+        confirmed: bool,
+        by: String,
+        reply: Reply,
+    },
+    Unpin {
+        listener: Option<SocketAddr>,
+        by: String,
+        reply: Reply,
+    },
+    Pause {
+        time: Option<Duration>,
+        reason: String,
+        by: String,
+        reply: Reply,
+    },
+    Resume {
+        by: String,
+        reply: Reply,
+    },
+    Reconfigure {
+        config: Box<ClusterConfig>,
+        login: Credentials,
+        reply: oneshot::Sender<()>,
+    },
     /// Answered when the task gets round to it: a sign of life.
     Ping(oneshot::Sender<()>),
 }
@@ -283,7 +305,10 @@ impl ClusterTask {
                 let _ = reply.send(Err(Problem {
                     schema_version: SCHEMA_VERSION,
                     code: ProblemCode::Failed,
-                    error: format!("nothing was changed, because it could not be written down: {}", error_chain(&error)),
+                    error: format!(
+                        "nothing was changed, because it could not be written down: {}",
+                        error_chain(&error)
+                    ),
                     hint: None,
                 }));
                 vec![Action::Record(Entry { kind: "refused", message: error_chain(&error), data: Vec::new() })]

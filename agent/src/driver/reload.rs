@@ -132,7 +132,8 @@ impl Agent {
         let Some(requests) = self.requests(&config.name) else { return };
         let (reply, done) = oneshot::channel();
         let request = Request::Reconfigure { config: Box::new(config.clone()), login, reply };
-        if requests.send(request).await.is_ok() && done.await.is_ok()
+        if requests.send(request).await.is_ok()
+            && done.await.is_ok()
             && let Some(handle) = write(&self.clusters).get_mut(&config.name)
         {
             handle.config = config;

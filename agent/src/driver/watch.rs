@@ -1,6 +1,7 @@
 //! Keeping the kernel in line: a comparison on every change that somebody else commits to nftables, and on a timer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shunt_core::cluster::Entry;
@@ -42,7 +43,11 @@ pub fn start(agent: Arc<Agent>, mut notices: Notices) -> std::io::Result<()> {
         let mut listening = true;
         loop {
             tokio::select! {
-                _ = timer.tick() => agent.start_what_was_broken().await,
+                _ = timer.tick() => {
+                    agent.start_what_was_broken().await;
+                    let full = !agent.shared.journal.has_room().await;
+                    agent.disk_is_full.store(full, Ordering::Relaxed);
+                }
                 notice = heard.recv(), if listening => {
                     listening = notice.is_some();
                     tokio::time::sleep(SETTLE).await;
@@ -74,7 +79,11 @@ impl Agent {
         if let Some(message) = &failure
             && *alarm != failure
         {
-            let entry = Entry { kind: "alarm", message: format!("the kernel could not be compared: {message}"), data: Vec::new() };
+            let entry = Entry {
+                kind: "alarm",
+                message: format!("the kernel could not be compared: {message}"),
+                data: Vec::new(),
+            };
             self.shared.journal.record(None, entry);
         }
         *alarm = failure;

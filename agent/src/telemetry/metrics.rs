@@ -54,12 +54,24 @@ impl Counters {
 pub async fn metrics_text(agent: &Agent) -> String {
     let counters = agent.counters();
     let mut registry = Registry::with_prefix("shunt");
-    registry.register("commit_duration_seconds", "Kernel transactions, from sending to acknowledgement", counters.commits.clone());
-    registry.register("drift_repairs", "Times that the kernel's tables were found changed and were repaired", counters.repairs.clone());
+    registry.register(
+        "commit_duration_seconds",
+        "Kernel transactions, from sending to acknowledgement",
+        counters.commits.clone(),
+    );
+    registry.register(
+        "drift_repairs",
+        "Times that the kernel's tables were found changed and were repaired",
+        counters.repairs.clone(),
+    );
 
-    let reconciled = Gauge::<f64, std::sync::atomic::AtomicU64>::default();
+    let reconciled = Gauge::<f64, AtomicU64>::default();
     reconciled.set(counters.reconciled_ms.load(Ordering::Relaxed) as f64 / 1000.0);
-    registry.register("last_reconcile_timestamp_seconds", "When the kernel was last compared with what was committed", reconciled);
+    registry.register(
+        "last_reconcile_timestamp_seconds",
+        "When the kernel was last compared with what was committed",
+        reconciled,
+    );
 
     let lost = Counter::<u64>::default();
     lost.inc_by(agent.journal().lost());
@@ -78,9 +90,9 @@ pub async fn metrics_text(agent: &Agent) -> String {
     let counted = agent.connections().await;
     for cluster in agent.statuses() {
         let name = ("cluster", cluster.name.to_string());
-        epoch.get_or_create(&vec![name.clone()]).set(cluster.epoch.0 as i64);
+        epoch.get_or_create(&vec![name.clone()]).set(cluster.epoch.0.cast_signed());
         verdict.get_or_create(&vec![name.clone(), ("verdict", cluster.verdict.to_string())]).set(1);
-        alarms.get_or_create(&vec![name.clone()]).set(cluster.alarms.len() as i64);
+        alarms.get_or_create(&vec![name.clone()]).set(cluster.alarms.len().cast_signed() as i64);
         for server in &cluster.servers {
             let labels = vec![name.clone(), ("server", server.address.to_string())];
             up.get_or_create(&labels).set(i64::from(server.state == "up"));
@@ -93,11 +105,12 @@ pub async fn metrics_text(agent: &Agent) -> String {
             let labels = vec![name.clone(), ("listener", listener.address.to_string()), ("role", role.to_owned())];
             if let Some(counted) = &counted {
                 let now = counted.get(&listener.address).copied().unwrap_or(0);
-                connections.get_or_create(&labels).set(now as i64);
+                connections.get_or_create(&labels).set(now.cast_signed());
             }
             let open = listener.state == ListenerState::Open;
             let backends: Vec<_> = listener.backends.iter().map(ToString::to_string).collect();
-            let labels = [labels, vec![("backends", backends.join(",")), ("state", listener.state.word().to_owned())]].concat();
+            let labels =
+                [labels, vec![("backends", backends.join(",")), ("state", listener.state.word().to_owned())]].concat();
             mapping.get_or_create(&labels).set(i64::from(open));
         }
     }

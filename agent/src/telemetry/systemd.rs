@@ -26,8 +26,9 @@ pub fn stopping() {
 
 /// Renews STATUS=, and feeds the watchdog for as long as every part of the agent gets round to its work.
 pub async fn watch(agent: Arc<Agent>) {
-    let limit = sd_notify::watchdog_enabled();
-    let every = limit.map_or(STATUS_EVERY, |limit| (limit / 3).min(STATUS_EVERY));
+    let mut limit = 0;
+    let has_watchdog = sd_notify::watchdog_enabled(false, &mut limit);
+    let every = if has_watchdog { (Duration::from_micros(limit) / 3).min(STATUS_EVERY) } else { STATUS_EVERY };
     let mut timer = tokio::time::interval(every);
     loop {
         timer.tick().await;
