@@ -193,10 +193,15 @@ impl Filter {
                 let reply = entry::Tuple { source: pair.backend, destination: any };
                 put_tuple(message, CTA_TUPLE_ORIG, &original);
                 put_tuple(message, CTA_TUPLE_REPLY, &reply);
+                // Seen on Linux 6.18: asked for an IPv6 address, the kernel leaves out exactly the flows that have it.
+                let (listener, backend) = match Family::of(&pair.listener) {
+                    Family::V4 => (IP_DST, IP_SRC),
+                    Family::V6 => (0, 0),
+                };
                 tlv::nest(message, CTA_FILTER, |filter| {
-                    let flags = IP_DST | PROTO_NUM | PROTO_DST_PORT;
+                    let flags = listener | PROTO_NUM | PROTO_DST_PORT;
                     tlv::put(filter, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
-                    let flags = IP_SRC | PROTO_NUM | PROTO_SRC_PORT;
+                    let flags = backend | PROTO_NUM | PROTO_SRC_PORT;
                     tlv::put(filter, CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes());
                 });
             }

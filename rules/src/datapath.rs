@@ -369,10 +369,20 @@ impl Rejected {
 fn lock(table: &str) -> Result<UnixListener, DatapathError> {
     let tried = || kernel(format!("take the lock of table inet {table}"));
     let name = UnixAddr::from_abstract_name(format!("shunt/nft/{table}")).map_err(tried())?;
-    UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => DatapathError::InUse { table: table.to_owned() },
-        _ => tried()(error),
-    })
+    let patience = Instant::now() + Duration::from_millis(300);
+    loop {
+        match UnixListener::bind_addr(&name) {
+            Ok(lock) => return Ok(lock),
+            // A child that its former holder has forked holds the lock, too, until it executes its program.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(DatapathError::InUse { table: table.to_owned() });
+            }
+            Err(error) => return Err(tried()(error)),
+        }
+    }
 }
 
 /// Is a table with this comment ours?

@@ -29,6 +29,7 @@ pub enum Key {
     Spread(SocketAddr, u32),
     Live(Pair),
     Listener(SocketAddr),
+    Fenced(SocketAddr),
     Hold(SocketAddr),
     Masquerade(SocketAddr),
     Backend(SocketAddr),
@@ -52,6 +53,7 @@ impl Key {
             Self::Spread(listener, _) => (Kind::Spread, listener),
             Self::Live(pair) => (Kind::Live, &pair.listener),
             Self::Listener(listener) => (Kind::Listeners, listener),
+            Self::Fenced(listener) => (Kind::Fenced, listener),
             Self::Hold(listener) => (Kind::Hold, listener),
             Self::Masquerade(listener) => (Kind::Masquerade, listener),
             Self::Backend(backend) => (Kind::Backends, backend),
@@ -64,6 +66,7 @@ impl Key {
         match self {
             Self::Primary(address)
             | Self::Listener(address)
+            | Self::Fenced(address)
             | Self::Hold(address)
             | Self::Masquerade(address)
             | Self::Backend(address) => put_address(&mut bytes, address),
@@ -94,6 +97,7 @@ impl Key {
                 Self::Live(Pair { listener: first, backend })
             }
             Kind::Listeners => Self::Listener(first),
+            Kind::Fenced => Self::Fenced(first),
             Kind::Hold => Self::Hold(first),
             Kind::Masquerade => Self::Masquerade(first),
             Kind::Backends => Self::Backend(first),
@@ -108,6 +112,7 @@ impl fmt::Display for Key {
         match self {
             Self::Primary(address)
             | Self::Listener(address)
+            | Self::Fenced(address)
             | Self::Hold(address)
             | Self::Masquerade(address)
             | Self::Backend(address) => write!(f, "{address}")?,
@@ -165,7 +170,7 @@ mod tests {
             let (a, b): (SocketAddr, SocketAddr) = (a.parse().unwrap(), b.parse().unwrap());
             let pair = Pair { listener: a, backend: b };
             keys.extend([Key::Primary(a), Key::Spread(a, 119), Key::Live(pair), Key::Listener(a)]);
-            keys.extend([Key::Hold(a), Key::Masquerade(a), Key::Backend(b)]);
+            keys.extend([Key::Fenced(a), Key::Hold(a), Key::Masquerade(a), Key::Backend(b)]);
         }
         keys
     }

@@ -230,21 +230,15 @@ fn fence() -> Vec<Rule> {
     let raced = [status(STATUS_DNAT, true), status(STATUS_CONFIRMED, false)].concat();
     rule("overtaken by a swap", raced, drop());
     rule("its backend left before it answered", status(STATUS_CONFIRMED, true), reset());
-    for set in SetId::all().filter(|set| set.kind == Kind::Hold) {
-        let mut held = original(set.family);
-        held.push(Expr::Lookup { set, reg: 0, value: None });
-        rule("held", held, drop());
+    for (kind, comment, verdict) in [(Kind::Hold, "held", drop()), (Kind::Fenced, "refused", reset())] {
+        for family in Family::BOTH {
+            let mut listener = original(family);
+            listener.push(Expr::Lookup { set: SetId { kind, family }, reg: 0, value: None });
+            rule(comment, listener, verdict.clone());
+        }
     }
     // Fenced, then opened, then here: refused it would be an error that the client need not see.
-    for set in SetId::all().filter(|set| set.kind.is_map()) {
-        let mut open = original(set.family);
-        if set.kind == Kind::Spread {
-            open.push(Expr::Random { modulus: SLOTS, reg: registers(set, set.key())[2] });
-        }
-        open.push(Expr::Lookup { set, reg: 0, value: Some(0) });
-        rule("overtaken by an opening", open, drop());
-    }
-    rule("refused", Vec::new(), reset());
+    rule("overtaken by an opening", Vec::new(), drop());
     rules
 }
 

@@ -50,7 +50,9 @@ pub enum Kind {
     Live,
     /// The listeners that the guard answers for, removed ones with flows included.
     Listeners,
-    /// Listeners whose SYNs stay unanswered; the timeout bounds it.
+    /// Listeners that lead nowhere: their SYNs are refused.
+    Fenced,
+    /// Fenced listeners whose SYNs stay unanswered instead; the timeout bounds it.
     Hold,
     /// Listeners whose connections get the outgoing interface's address as their source.
     Masquerade,
@@ -59,8 +61,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Primary, Self::Spread, Self::Live, Self::Listeners, Self::Hold, Self::Masquerade, Self::Backends];
+    pub const ALL: [Self; 8] = [
+        Self::Primary,
+        Self::Spread,
+        Self::Live,
+        Self::Listeners,
+        Self::Fenced,
+        Self::Hold,
+        Self::Masquerade,
+        Self::Backends,
+    ];
 
     pub const fn is_map(self) -> bool {
         matches!(self, Self::Primary | Self::Spread)
@@ -105,6 +115,8 @@ impl SetId {
             (Kind::Live, Family::V6) => "live6",
             (Kind::Listeners, Family::V4) => "listeners4",
             (Kind::Listeners, Family::V6) => "listeners6",
+            (Kind::Fenced, Family::V4) => "fenced4",
+            (Kind::Fenced, Family::V6) => "fenced6",
             (Kind::Hold, Family::V4) => "hold4",
             (Kind::Hold, Family::V6) => "hold6",
             (Kind::Masquerade, Family::V4) => "masq4",
@@ -193,7 +205,7 @@ mod tests {
     #[test]
     fn every_set_has_a_name_of_its_own_and_a_key_that_fits_the_registers() {
         let names: std::collections::BTreeSet<_> = SetId::all().map(SetId::name).collect();
-        assert_eq!(names.len(), 14);
+        assert_eq!(names.len(), 16);
         for set in SetId::all() {
             assert_eq!(SetId::named(set.name()), Some(set));
             assert!(set.len(set.key()) <= 64, "nf_tables has 16 registers of 4 bytes");

@@ -103,9 +103,12 @@ impl Listener {
                 }
             }
             Road::Hold { until, .. } => {
+                elements.insert(Key::Fenced(listener), Value::default());
                 elements.insert(Key::Hold(listener), Value { deadline: Some(*until), ..Value::default() });
             }
-            Road::Refuse | Road::Removed => {}
+            Road::Refuse | Road::Removed => {
+                elements.insert(Key::Fenced(listener), Value::default());
+            }
         }
         if self.masquerade && self.road != Road::Removed {
             elements.insert(Key::Masquerade(listener), Value::default());

