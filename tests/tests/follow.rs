@@ -47,8 +47,8 @@ each_flavour! {
         let mut scene = Scene::start(install, 3)?;
         let writer = scene.write(Pace::default())?;
         scene.cluster.server(0).host().link_down()?;
-        // Its replicas' threads still say that they receive, until heartbeats have been missing for long enough.
-        scene.wait_verdict("unreachable")?;
+        // Its replicas' threads still say that they receive; it is the missing heartbeats that make it dead.
+        scene.wait_verdict("dead")?;
         scene.cluster.promote(1)?;
         scene.cluster.repoint(2, 1)?;
         ensure_writes_reach(&scene, &writer, 1)?;

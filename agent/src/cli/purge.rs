@@ -17,7 +17,7 @@ pub fn run(args: &Args, options: &args::Purge) -> Result<(), Failure> {
     if !options.yes && !output::confirm(&question) {
         return Err(Failure::new("nothing was purged").hint("confirm it with --yes").with_exit(Exit::Refused));
     }
-    let opened = NftDatapath::open(Options { table: settings.table.clone(), ..Options::default() });
+    let opened = NftDatapath::open(Options { table: settings.table.clone() });
     let mut datapath = opened.map_err(|error| match &error {
         DatapathError::InUse { .. } => Failure::new("nothing was purged")
             .because(&error)

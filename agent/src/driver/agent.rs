@@ -99,9 +99,9 @@ impl Agent {
 
         let mut store = Store::open(&paths.state)?;
         let mut remembered = remember(&mut store, clock)?;
-        let datapath = NftDatapath::open(Options { table: settings.table.clone(), ..Options::default() })?;
+        let datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
-        let notices = Notices::open()?;
+        let notices = Notices::subscribe(vec![datapath.port_id()])?;
         let datapath: Box<dyn Datapath> = Box::new(datapath);
         let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use shunt_core::cluster::Entry;
 use shunt_core::datapath::{DatapathError, Drift};
 use shunt_rules::Notices;
-use tokio::sync::mpsc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::agent::{Agent, write};
 use super::cluster::Shared;
@@ -18,25 +19,9 @@ const EVERY: Duration = Duration::from_secs(10);
 /// A firewall reload is many commits: let it come to rest, so that one comparison does.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Starts the thread that listens to the kernel and the task that compares.
-pub fn start(agent: Arc<Agent>, mut notices: Notices) -> std::io::Result<()> {
-    // One notice waiting is as good as many.
-    let (news, mut heard) = mpsc::channel(1);
-    std::thread::Builder::new().name("notices".to_owned()).spawn(move || {
-        loop {
-            match notices.wait() {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(error) => {
-                    tracing::error!(%error, "no notice of changes to nftables any more: drift is found on a timer only");
-                    return;
-                }
-            }
-            if let Err(mpsc::error::TrySendError::Closed(())) = news.try_send(()) {
-                return;
-            }
-        }
-    })?;
+/// Starts the task that listens to the kernel and compares.
+pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
+    let mut notices = AsyncFd::with_interest(notices, Interest::READABLE)?;
     tokio::spawn(async move {
         let mut timer = tokio::time::interval(EVERY);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -48,15 +33,27 @@ pub fn start(agent: Arc<Agent>, mut notices: Notices) -> std::io::Result<()> {
                     let full = !agent.shared.journal.has_room().await;
                     agent.disk_is_full.store(full, Ordering::Relaxed);
                 }
-                notice = heard.recv(), if listening => {
-                    listening = notice.is_some();
-                    tokio::time::sleep(SETTLE).await;
-                }
+                changed = others_changed(&mut notices), if listening => match changed {
+                    Ok(true) => tokio::time::sleep(SETTLE).await,
+                    Ok(false) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "no notice of changes to nftables any more: drift is found on a timer only");
+                        listening = false;
+                    }
+                },
             }
             agent.compare().await;
         }
     });
     Ok(())
+}
+
+/// Waits for the kernel's notices and reads them: whether any is of somebody else's change.
+async fn others_changed(notices: &mut AsyncFd<Notices>) -> std::io::Result<bool> {
+    let mut ready = notices.readable_mut().await?;
+    let changed = ready.get_inner_mut().others_changed();
+    ready.clear_ready();
+    changed
 }
 
 impl Agent {
