@@ -29,9 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let spec = ProbeSpec { server, user, password, interval, timeout: Duration::from_secs(2) };
     let cadence = watch::Sender::new(Cadence::Normal);
     let (observer, mut observations) = mpsc::channel(64);
-    let running: Vec<_> = (0..probes)
-        .map(|_| probe::spawn(spec.clone(), cadence.subscribe(), observer.clone(), clock))
-        .collect();
+    let running: Vec<_> =
+        (0..probes).map(|_| probe::spawn(spec.clone(), cadence.subscribe(), observer.clone(), clock)).collect();
 
     // Connecting is not what is measured: a few rounds pass first.
     for _ in 0..probes * 3 {
@@ -60,7 +59,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         (used / rounds.max(1)).as_micros(),
         (took / rounds.max(1)).as_micros(),
     );
-    println!("300 servers, 2 ticks a second: {:.2} % of a core", used.as_secs_f64() / f64::from(rounds) * 600.0 * 100.0);
+    println!(
+        "300 servers, 2 ticks a second: {:.2} % of a core",
+        used.as_secs_f64() / f64::from(rounds) * 600.0 * 100.0
+    );
     Ok(())
 }
 

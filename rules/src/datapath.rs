@@ -97,11 +97,6 @@ impl NftDatapath {
         self.netlink.port_id()
     }
 
-    /// How many conntrack entries of severed flows have been deleted since the start.
-    pub fn severed(&self) -> u64 {
-        self.reaper.reaped()
-    }
-
     /// Reads the table back. `None`: there is none. Somebody else's is an error.
     fn read_back(&mut self) -> Result<Option<Snapshot>, DatapathError> {
         let found = read::table(&mut self.netlink, &self.table)
@@ -302,6 +297,10 @@ impl Datapath for NftDatapath {
     fn connections(&mut self) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
         let listeners = self.state.listeners.iter().filter(|(_, l)| l.road != Road::Removed).map(|(l, _)| *l);
         self.conntrack.connections(listeners).map_err(kernel("count conntrack's entries"))
+    }
+
+    fn severed(&self) -> u64 {
+        self.reaper.reaped()
     }
 
     fn committed(&self) -> Vec<Held> {

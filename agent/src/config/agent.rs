@@ -31,6 +31,14 @@ pub struct AgentConfig {
     pub hooks: Hooks,
 }
 
+impl AgentConfig {
+    /// Whether the two are the same in what is read only when the agent starts.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        (self.datapath, &self.interfaces, &self.table, self.http)
+            == (other.datapath, &other.interfaces, &other.table, other.http)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatapathKind {
     Nft,

@@ -110,7 +110,13 @@ fn read_snat(value: &Value<'_>, ip_v6: Option<bool>) -> Option<Snat> {
             same_family(ip_v6, range.0.is_ipv6(), text).map(|()| range)
         })
     };
-    Some(Snat::Pool(list.iter().filter_map(range).collect()))
+    let pool: Vec<_> = list.iter().filter_map(range).collect();
+    if pool.len() == list.len() && !pool.is_empty() {
+        // Another source address than the one asked for would be worse than none: servers grant by it.
+        let complaint = Complaint::new("address pools for `snat` are not in this version");
+        value.complain(complaint.hint("\"masquerade\", or \"none\" if the servers route back through this host"));
+    }
+    Some(Snat::Pool(pool))
 }
 
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ const CHECK: &str = "grants";
 
 /// A privilege by any of its names, each good on its own.
 const MYSQL: [&[&str]; 1] = [&["REPLICATION CLIENT", "SUPER"]];
-const MARIADB: [&[&str]; 1] = [&["REPLICA MONITOR", "SLAVE MONITOR", "REPLICATION CLIENT", "BINLOG MONITOR", "SUPER"]];
+const MARIADB: [&[&str]; 1] = [&["REPLICA MONITOR", "SLAVE MONITOR"]];
 
 /// Judges by what SHOW GRANTS printed. A role's privileges do not show there, so a missing one is a warning only.
 pub fn judge(flavour: Flavour, server: &str, lines: &[String]) -> Finding {
@@ -57,6 +57,7 @@ mod tests {
         check(Flavour::Mysql, &["GRANT USAGE ON *.* TO `s`@`%`"], Level::Warning);
         check(Flavour::Mysql, &["GRANT REPLICATION CLIENT ON *.* TO `s`@`%`"], Level::Warning);
         check(Flavour::Mariadb, &["GRANT SLAVE MONITOR ON *.* TO `s`@`%`"], Level::Ok);
+        check(Flavour::Mariadb, &["GRANT BINLOG MONITOR ON *.* TO `s`@`%`"], Level::Warning);
         check(Flavour::Mariadb, &["GRANT USAGE ON *.* TO `s`@`%`"], Level::Warning);
     }
 }

@@ -209,6 +209,11 @@ impl Agent {
         }
     }
 
+    /// Flows that the datapath has ended because their backend left; `None` when its thread is gone.
+    pub async fn severed(&self) -> Option<u64> {
+        self.shared.datapath.run(|datapath| datapath.severed()).await.ok()
+    }
+
     /// Whether every thread and every cluster's task gets round to its work within `patience`.
     pub async fn is_alive(&self, patience: Duration) -> bool {
         let tasks: Vec<_> = read(&self.clusters).values().map(ClusterHandle::requests).collect();

@@ -191,6 +191,9 @@ impl ClusterTask {
     /// The epoch first, the kernel second.
     async fn commit(&mut self, plan: Plan) -> Event {
         let Plan { epoch, primary, mappings, .. } = plan;
+        // The first primary of all is no failover.
+        let before = self.machine.committed().and_then(|held| held.primary);
+        let fails_over = before.is_some() && primary.is_some() && before != primary;
         if epoch > self.written {
             if let Err(error) = self.shared.journal.advance(&self.name, epoch, primary).await {
                 return Event::CommitFailed { stage: Stage::State, error: error_chain(&error) };
@@ -213,6 +216,9 @@ impl ClusterTask {
         match applied.await {
             Ok((drift, result)) => {
                 super::watch::note_repair(&self.shared, &drift);
+                if fails_over {
+                    self.count_failover(result.is_ok());
+                }
                 match result {
                     Ok(applied) => {
                         if applied.changed > 0 {
@@ -225,6 +231,13 @@ impl ClusterTask {
             }
             Err(error) => failed(error.to_string()),
         }
+    }
+
+    fn count_failover(&self, succeeded: bool) {
+        let status = self.machine.status(self.now());
+        let reason = if status.pinned.is_some() { "pinned" } else { status.verdict.word() };
+        let took = self.machine.trouble_since().map(|since| self.now().since(since));
+        self.shared.counters.failover(self.name.as_str(), reason, succeeded, took);
     }
 
     async fn serve(&mut self, request: Request) -> Vec<Action> {

@@ -102,7 +102,11 @@ impl Agent {
         }
         write(&self.broken).clear();
         self.note_diagnostics(&loaded);
-        let diagnostics = loaded.render(false);
+        let mut diagnostics = loaded.render(false);
+        if loaded.agent.as_ref().is_some_and(|new| !self.settings.runs_as(new)) {
+            diagnostics
+                .push_str("warning: what changed in [agent] of shunt.toml takes effect at the agent's next start\n");
+        }
         ReloadAnswer { schema_version: SCHEMA_VERSION, added, changed, removed, diagnostics }
     }
 

@@ -22,6 +22,8 @@ type Labels = Vec<(&'static str, String)>;
 pub struct Counters {
     commits: Histogram,
     repairs: Counter,
+    failovers: Family<Labels, Counter>,
+    failover_times: Histogram,
     reconciled_ms: Arc<AtomicU64>,
 }
 
@@ -29,7 +31,15 @@ impl Default for Counters {
     fn default() -> Self {
         // 50 µs to 100 ms: a commit takes some hundred microseconds.
         let bounds = [50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 3.2e-3, 6.4e-3, 25e-3, 100e-3];
-        Self { commits: Histogram::new(bounds), repairs: Counter::default(), reconciled_ms: Arc::default() }
+        // 50 ms to a minute: how long somebody else takes to promote is most of it.
+        let failovers = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+        Self {
+            commits: Histogram::new(bounds),
+            repairs: Counter::default(),
+            failovers: Family::default(),
+            failover_times: Histogram::new(failovers),
+            reconciled_ms: Arc::default(),
+        }
     }
 }
 
@@ -37,6 +47,17 @@ impl Counters {
     /// A transaction was acknowledged, so long after it was sent.
     pub fn committed(&self, took: Duration) {
         self.commits.observe(took.as_secs_f64());
+    }
+
+    /// A cluster's listeners lead to another primary than before, or could not be led to it.
+    pub fn failover(&self, cluster: &str, reason: &str, succeeded: bool, took: Option<Duration>) {
+        let result = if succeeded { "ok" } else { "failed" };
+        let labels =
+            vec![("cluster", cluster.to_owned()), ("reason", reason.to_owned()), ("result", result.to_owned())];
+        self.failovers.get_or_create(&labels).inc();
+        if let Some(took) = took.filter(|_| succeeded) {
+            self.failover_times.observe(took.as_secs_f64());
+        }
     }
 
     /// The kernel was found out of line and was repaired.
@@ -64,6 +85,22 @@ pub async fn metrics_text(agent: &Agent) -> String {
         "Times that the kernel's tables were found changed and were repaired",
         counters.repairs.clone(),
     );
+
+    registry.register(
+        "failovers",
+        "Changes of primary that were carried out, by the verdict that called for them",
+        counters.failovers.clone(),
+    );
+    registry.register(
+        "failover_duration_seconds",
+        "From the first sign of trouble to the listeners leading to the new primary",
+        counters.failover_times.clone(),
+    );
+    if let Some(flows) = agent.severed().await {
+        let severed = Counter::<u64>::default();
+        severed.inc_by(flows);
+        registry.register("flows_severed", "Flows ended because their backend left", severed);
+    }
 
     let reconciled = Gauge::<f64, AtomicU64>::default();
     reconciled.set(counters.reconciled_ms.load(Ordering::Relaxed) as f64 / 1000.0);
@@ -119,6 +156,9 @@ pub async fn metrics_text(agent: &Agent) -> String {
     registry.register("cluster_epoch", "The cluster's epoch", epoch);
     registry.register("cluster_verdict_info", "The verdict on the cluster's primary", verdict);
     registry.register("cluster_alarms", "Alarms of the cluster", alarms);
+    let own = Gauge::<i64>::default();
+    own.set(agent.alarms().len().cast_signed() as i64);
+    registry.register("agent_alarms", "Alarms of the agent itself and of its configuration", own);
     registry.register("listener_connections", "Established connections through the listener", connections);
 
     let mut text = String::new();

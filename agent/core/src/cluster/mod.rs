@@ -63,6 +63,8 @@ pub struct Cluster {
     pause: Option<Pause>,
     assessment: Assessment,
     verdict_since: Mono,
+    /// When the primary was last healthy; `None` while it is.
+    trouble_since: Option<Mono>,
     pace: Pace,
     committed: Option<Plan>,
     in_flight: Option<Plan>,
@@ -114,6 +116,7 @@ impl Cluster {
                 alarms: Vec::new(),
             },
             verdict_since: now,
+            trouble_since: None,
             pace: Pace::Normal,
             committed: None,
             in_flight: None,
@@ -202,6 +205,11 @@ impl Cluster {
         self.primary
     }
 
+    /// Since when the primary has not been healthy; `None` while it is.
+    pub const fn trouble_since(&self) -> Option<Mono> {
+        self.trouble_since
+    }
+
     pub const fn assessment(&self) -> &Assessment {
         &self.assessment
     }
@@ -287,6 +295,8 @@ impl Cluster {
             }
             actions.push(Action::Record(entry));
             self.verdict_since = now;
+            self.trouble_since =
+                if found.verdict == Verdict::Healthy { None } else { self.trouble_since.or(Some(now)) };
         }
         let new: Vec<_> =
             found.alarms.iter().filter(|a| !self.assessment.alarms.iter().any(|b| b.kind == a.kind)).collect();
