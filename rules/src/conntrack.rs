@@ -53,7 +53,7 @@ impl Conntrack {
     }
 
     /// The established connections through each of `listeners`; those without any are there with 0.
-    pub fn connections(
+    pub fn count(
         &mut self,
         listeners: impl IntoIterator<Item = SocketAddr>,
     ) -> io::Result<BTreeMap<SocketAddr, u64>> {

@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held};
+use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, FlowCounter, Held};
 
 use crate::conntrack::Conntrack;
 use crate::conntrack::reaper::Reaper;
@@ -24,7 +24,7 @@ use crate::netlink::write;
 use crate::ruleset::chains;
 use crate::schema::{SIGNATURE, table_comment};
 use crate::state::plan::{Op, Plan, difference};
-use crate::state::{Elements, Road, State};
+use crate::state::{Elements, State};
 
 /// How to open the datapath.
 #[derive(Clone, Debug)]
@@ -294,9 +294,9 @@ impl Datapath for NftDatapath {
         Ok(restored.drift)
     }
 
-    fn connections(&mut self) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
-        let listeners = self.state.listeners.iter().filter(|(_, l)| l.road != Road::Removed).map(|(l, _)| *l);
-        self.conntrack.connections(listeners).map_err(kernel("count conntrack's entries"))
+    fn flow_counter(&self) -> Result<Box<dyn FlowCounter>, DatapathError> {
+        let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
+        Ok(Box::new(conntrack))
     }
 
     fn severed(&self) -> u64 {
@@ -324,6 +324,12 @@ impl Datapath for NftDatapath {
         let entries = conntrack.find(&pairs).map_err(kernel("find conntrack's entries of our listeners"))?;
         conntrack.delete(&entries).map_err(kernel("delete conntrack's entries of our listeners"))?;
         Ok(())
+    }
+}
+
+impl FlowCounter for Conntrack {
+    fn connections(&mut self, listeners: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
+        self.count(listeners.iter().copied()).map_err(kernel("count conntrack's entries"))
     }
 }
 
