@@ -179,15 +179,15 @@ impl Cluster {
         let (position, answer, expected) = match server.flavour() {
             Flavour::Mysql => {
                 let set = from.value("SELECT @@global.gtid_executed")?;
-                (set.clone(), format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{set}', 30)"), "0")
+                (set.clone(), format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{set}', 45)"), "0")
             }
             Flavour::Mariadb => {
                 let set = from.value("SELECT @@global.gtid_binlog_pos")?;
-                (set.clone(), format!("SELECT MASTER_GTID_WAIT('{set}', 30)"), "0")
+                (set.clone(), format!("SELECT MASTER_GTID_WAIT('{set}', 45)"), "0")
             }
         };
         let got = server.value(&answer)?;
-        ensure!(got == expected, "{} has not applied {position} of {} within 30 s", server.name(), from.name());
+        ensure!(got == expected, "{} has not applied {position} of {} within 45 s", server.name(), from.name());
         Ok(())
     }
 

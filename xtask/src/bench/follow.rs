@@ -54,13 +54,18 @@ pub fn run(args: &Args) -> Result<()> {
         );
         rounds.push((failover, outage));
         // The dead one comes back empty, as from a backup: what it alone had is nobody's concern here.
+        stage.writer.pause(true);
         stage.cluster.repoint(other, new)?;
         stage.cluster.server(old).rebuild()?;
         stage.cluster.set_read_only(old, true)?;
+        stage.cluster.servers()[old].set_durable(false)?;
         stage.cluster.repoint(old, new)?;
         stage.cluster.wait_caught_up(old, new)?;
+        stage.cluster.servers()[old].set_durable(true)?;
         stage.agent.wait_mapped(stage.proxy.at(PORT), stage.cluster.server(new).address())?;
         stage.wait_healthy()?;
+        stage.writer.pause(false);
+        stage.writer.wait_for_write(Instant::now())?;
     }
     println!("\n  {:<28}{:>10}{:>10}   ms, {} rounds, {}", "", "median", "max", rounds.len(), install.title());
     let mut all = serde_json::Map::new();
