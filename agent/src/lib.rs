@@ -1,1 +1,13 @@
-//! Agent.
+//! The agent and its command line. The way of the data: [`probe`] observes, `shunt_core` decides, [`driver`] acts through
+//! `shunt_rules`, [`control`] and [`telemetry`] publish. See ARCHITECTURE.md.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod doctor;
+pub mod driver;
+pub mod output;
+pub mod probe;
+pub mod store;
+pub mod telemetry;

@@ -29,6 +29,7 @@ pub struct Agent {
     binary: PathBuf,
     notices: Arc<Mutex<Vec<String>>>,
     starts: u32,
+    env: Vec<(String, String)>,
     dir: Dir,
 }
 
@@ -46,6 +47,7 @@ impl Agent {
             binary,
             notices: Arc::default(),
             starts: 0,
+            env: Vec::new(),
             dir: Dir::new("agent")?,
         };
         fs::create_dir_all(agent.config().join("clusters.d"))?;
@@ -74,13 +76,18 @@ impl Agent {
         Ok(fs::remove_file(self.config().join("clusters.d").join(format!("{name}.toml")))?)
     }
 
+    /// Sets a variable of the agent's environment, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it and waits for READY.
     pub fn start(&mut self) -> Result<()> {
         self.starts += 1;
         self.notices.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let socket = self.listen_to_notices()?;
         let mut command = self.command("agent")?;
-        command.env("NOTIFY_SOCKET", &socket);
+        command.env("NOTIFY_SOCKET", &socket).envs(self.env.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn("the agent", command, Some(&self.log_file()))?);
         let ready = eventually("the agent to be ready", PATIENCE, || {
             if let Some(process) = &mut self.process

@@ -22,6 +22,9 @@ pub trait Datapath: Send {
     /// The established connections through each listener.
     fn connections(&mut self) -> Result<BTreeMap<SocketAddr, u64>, DatapathError>;
 
+    /// Flows that were ended because their backend left, since the datapath was opened.
+    fn severed(&self) -> u64;
+
     /// What the kernel holds for each listener, as committed.
     fn committed(&self) -> Vec<Held>;
 

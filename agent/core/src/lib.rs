@@ -3,9 +3,11 @@
 //! Nothing here opens a socket, reads a clock, draws a random number or holds a lock. Time is an argument ([`Mono`]), so
 //! a decision can have no hidden cause and thousands of failovers can be simulated in a second.
 
+pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod epoch;
+pub mod gtid;
 pub mod mapping;
 pub mod name;
 pub mod observation;

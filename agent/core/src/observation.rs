@@ -40,8 +40,10 @@ pub enum FailureKind {
     Refused,
     /// An established connection broke: RST or EOF.
     Reset,
-    /// No answer within the deadline.
+    /// No connection within the deadline.
     Timeout,
+    /// A connection, but no greeting or no answer on it within the deadline.
+    NoAnswer,
     /// EHOSTUNREACH, ENETUNREACH: the network says that there is no way.
     Unreachable,
     /// 1045, 1044, 1698, 1251 …: it lives and does not let us in, or not do this.
@@ -71,7 +73,7 @@ impl FailureKind {
             | Self::Tls
             | Self::NotMysql
             | Self::Query => true,
-            Self::Refused | Self::Reset | Self::Timeout | Self::Unreachable => false,
+            Self::Refused | Self::Reset | Self::Timeout | Self::NoAnswer | Self::Unreachable => false,
         }
     }
 
@@ -81,6 +83,7 @@ impl FailureKind {
             Self::Refused => "refused",
             Self::Reset => "connection broke",
             Self::Timeout => "timeout",
+            Self::NoAnswer => "no answer",
             Self::Unreachable => "unreachable",
             Self::AuthDenied => "auth denied",
             Self::TooManyConnections => "too many connections",

@@ -1,0 +1,96 @@
+//! What goes into a cluster's state machine, and what comes out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::plan::Plan;
+use crate::observation::Observation;
+use crate::{Epoch, Mono};
+
+/// What can happen to a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Observed(Observation),
+    /// Every listener, or one, leads to that server until unpinned.
+    Pin {
+        listener: Option<SocketAddr>,
+        server: SocketAddr,
+    },
+    Unpin {
+        listener: Option<SocketAddr>,
+    },
+    /// Nothing changes by itself until then, or until resumed.
+    Pause {
+        until: Option<Mono>,
+        reason: String,
+    },
+    Resume,
+    /// The driver carried the plan in flight out.
+    Committed {
+        commit: Duration,
+    },
+    /// It could not, and nothing of the plan is in force.
+    CommitFailed {
+        stage: Stage,
+        error: String,
+    },
+    /// [`Cluster::next_deadline`] has come.
+    Deadline,
+}
+
+/// Where a commit failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The epoch could not be written down.
+    State,
+    /// The kernel refused the mappings.
+    Datapath,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Write the epoch down if it is new, then take the mappings into the kernel; report back.
+    Commit(Plan),
+    /// Ask the servers at this pace from now on.
+    Pace(Pace),
+    /// A line of history.
+    Record(Entry),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    #[default]
+    Normal,
+    /// Every 50 ms: the primary is suspect, or there is none.
+    Urgent,
+}
+
+/// A line of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// `verdict`, `mapped`, `fenced`, `pinned` …: one word to search by.
+    pub kind: &'static str,
+    pub message: String,
+    pub data: Vec<(&'static str, String)>,
+}
+
+/// What was true before the agent (re)started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// From the store.
+    pub epoch: Epoch,
+    pub primary: Option<SocketAddr>,
+    /// From the kernel: where each listener leads; an empty list is a fence.
+    pub held: BTreeMap<SocketAddr, Vec<SocketAddr>>,
+    /// `None` is the pin of the whole cluster.
+    pub pins: BTreeMap<Option<SocketAddr>, SocketAddr>,
+    pub pause: Option<Pause>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    pub until: Option<Mono>,
+    pub reason: String,
+}

@@ -1,0 +1,451 @@
+//! One cluster's state machine: events in, actions out, no clock and no socket.
+//!
+//! ```text
+//!                       pinned: the operator's server, whatever is observed
+//!                                          │
+//!   Observed ──► Health per server ──► assess() ──► Direction ──► Plan ──► Commit ──► the driver
+//!                                      verdict      Keep│Lead│Fence │                    │
+//!                                      reasons                      └── (epoch, primary, ◄─ Committed / CommitFailed
+//!                                                                        mappings)
+//! ```
+//!
+//! A plan is what the kernel should hold for this cluster, under an epoch. The driver writes the epoch down first and
+//! takes the mappings into the kernel second; what it reports back is an event like any other. At most one plan is in
+//! flight, and the newest wins.
+
+mod assess;
+mod event;
+mod health;
+mod plan;
+mod status;
+mod verdict;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use assess::assess;
+pub use event::{Action, Entry, Event, Pace, Pause, Remembered, Stage};
+pub use health::{Evidence, Health};
+pub use plan::{Plan, on_removal};
+pub use status::{ClusterStatus, ListenerState, ListenerStatus, ServerStatus};
+pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
+pub use view::View;
+
+use plan::Basis;
+
+use crate::config::{ClusterConfig, FailoverMode};
+use crate::observation::Outcome;
+use crate::{Epoch, Mono};
+
+/// A decision that could not be carried out is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Servers are asked urgently for no longer than this after the verdict last changed.
+const URGENT_FOR: Duration = Duration::from_secs(600);
+
+/// One cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    config: ClusterConfig,
+    servers: BTreeMap<SocketAddr, Health>,
+    epoch: Epoch,
+    /// The primary of this epoch, whether or not the listeners lead to it now.
+    primary: Option<SocketAddr>,
+    /// Whether the primary listeners lead to it.
+    open: bool,
+    /// Replicas that take connections; remembered for the hysteresis of `max_lag` and for times without a primary.
+    fit: Vec<SocketAddr>,
+    pins: BTreeMap<Option<SocketAddr>, SocketAddr>,
+    pause: Option<Pause>,
+    assessment: Assessment,
+    verdict_since: Mono,
+    /// When the primary was last healthy; `None` while it is.
+    trouble_since: Option<Mono>,
+    pace: Pace,
+    committed: Option<Plan>,
+    in_flight: Option<Plan>,
+    /// What failed last, until a commit succeeds, and when to try again.
+    failed: Option<(Stage, String, Mono)>,
+    listeners: BTreeMap<SocketAddr, ListenerSince>,
+}
+
+/// What a listener has been doing since when, for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ListenerSince {
+    route: crate::mapping::Route,
+    since: Mono,
+}
+
+impl Cluster {
+    /// A cluster as remembered. What the kernel holds stays until there is evidence, with one exception: a listener that
+    /// does not lead to the primary of the epoch written down is fenced at once, for the agent died between writing the
+    /// epoch and telling the kernel.
+    pub fn new(config: ClusterConfig, remembered: Remembered, now: Mono) -> (Self, Vec<Action>) {
+        let mut primary = remembered.primary;
+        let mut epoch = remembered.epoch;
+        let held_primary = plan::held_primary(&config, &remembered.held);
+        let mut actions = Vec::new();
+        if primary.is_none()
+            && let Some(held) = held_primary
+            && config.servers.iter().any(|s| s.address == held)
+        {
+            // The state folder is new, and the kernel still forwards: what it holds is the best there is to know.
+            primary = Some(held);
+            epoch = epoch.next();
+        }
+        if primary.is_some_and(|p| !config.servers.iter().any(|s| s.address == p)) {
+            primary = None;
+        }
+        let servers = config.servers.iter().map(|s| (s.address, Health::default())).collect();
+        let mut cluster = Self {
+            servers,
+            epoch,
+            primary,
+            open: primary.is_some() && held_primary == primary,
+            fit: plan::held_replicas(&config, &remembered.held),
+            pins: remembered.pins,
+            pause: remembered.pause,
+            assessment: Assessment {
+                verdict: Verdict::None,
+                reasons: vec!["the servers have not been asked yet".to_owned()],
+                direction: Direction::Keep,
+                alarms: Vec::new(),
+            },
+            verdict_since: now,
+            trouble_since: None,
+            pace: Pace::Normal,
+            committed: None,
+            in_flight: None,
+            failed: None,
+            listeners: BTreeMap::new(),
+            config,
+        };
+        if let Some(&pinned) = cluster.pins.get(&None) {
+            cluster.lead(pinned, "pinned", &mut actions);
+        }
+        cluster.commit_if_changed(now, &mut actions);
+        (cluster, actions)
+    }
+
+    /// Takes a new configuration of the same cluster. What is known of servers that stay is kept.
+    pub fn reconfigure(&mut self, config: ClusterConfig, now: Mono) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut known = std::mem::take(&mut self.servers);
+        self.servers =
+            config.servers.iter().map(|s| (s.address, known.remove(&s.address).unwrap_or_default())).collect();
+        self.config = config;
+        if self.primary.is_some_and(|p| !self.servers.contains_key(&p)) {
+            self.primary = None;
+            self.open = false;
+        }
+        self.pins.retain(|_, server| self.servers.contains_key(server));
+        self.fit.retain(|server| self.servers.contains_key(server));
+        self.decide(now, &mut actions);
+        actions
+    }
+
+    /// The one way in.
+    pub fn handle(&mut self, event: Event, now: Mono) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Observed(seen) => self.observed(&seen),
+            Event::Pin { listener, server } => self.pin(listener, server, &mut actions),
+            Event::Unpin { listener } => {
+                if let Some(server) = self.pins.remove(&listener) {
+                    actions.push(record(
+                        "unpinned",
+                        format!("{} unpinned from {}", pin_words(listener), self.label(server)),
+                    ));
+                }
+            }
+            Event::Pause { until, reason } => {
+                actions.push(record("paused", format!("no automatic change any more: {reason}")));
+                self.pause = Some(Pause { until, reason });
+            }
+            Event::Resume => {
+                if self.pause.take().is_some() {
+                    actions.push(record("resumed", "automatic changes are back".to_owned()));
+                }
+            }
+            Event::Committed { commit } => self.carried_out(commit, now, &mut actions),
+            Event::CommitFailed { stage, error } => self.not_carried_out(stage, error, now, &mut actions),
+            Event::Deadline => {
+                if self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| until <= now)) {
+                    self.pause = None;
+                    actions.push(record("resumed", "the pause is over, automatic changes are back".to_owned()));
+                }
+            }
+        }
+        self.decide(now, &mut actions);
+        actions
+    }
+
+    /// When to call [`Self::handle`] with [`Event::Deadline`], if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        let pause = self.pause.as_ref().and_then(|p| p.until);
+        let retry = self.failed.as_ref().filter(|_| self.in_flight.is_none()).map(|&(_, _, at)| at);
+        let calm = (self.pace == Pace::Urgent).then(|| self.verdict_since + URGENT_FOR);
+        [pause, retry, calm].into_iter().flatten().min()
+    }
+
+    pub const fn config(&self) -> &ClusterConfig {
+        &self.config
+    }
+
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The primary of this epoch.
+    pub const fn primary(&self) -> Option<SocketAddr> {
+        self.primary
+    }
+
+    /// Since when the primary has not been healthy; `None` while it is.
+    pub const fn trouble_since(&self) -> Option<Mono> {
+        self.trouble_since
+    }
+
+    pub const fn assessment(&self) -> &Assessment {
+        &self.assessment
+    }
+
+    /// The plan that the kernel is known to hold.
+    pub const fn committed(&self) -> Option<&Plan> {
+        self.committed.as_ref()
+    }
+
+    /// Why an operator should think twice before pinning to that server; empty: go ahead.
+    pub fn pin_doubts(&self, server: SocketAddr) -> Vec<String> {
+        let Some(health) = self.servers.get(&server) else { return Vec::new() };
+        let label = self.label(server);
+        let mut doubts = Vec::new();
+        match health.evidence(&self.config.probe) {
+            Evidence::Answers => {}
+            Evidence::Unknown => doubts.push(format!("{label} has not been asked yet")),
+            _ => doubts.push(format!(
+                "{label} does not answer: {}",
+                health.failure().map(|f| f.detail.clone()).unwrap_or_default()
+            )),
+        }
+        if health.state().is_some_and(|s| !s.is_writable()) {
+            doubts.push(format!("{label} is read-only"));
+        }
+        doubts
+    }
+
+    fn observed(&mut self, seen: &crate::observation::Observation) {
+        let Some(health) = self.servers.get_mut(&seen.server) else { return };
+        health.observe(seen);
+        let Outcome::Answered(state) = &seen.outcome else { return };
+        let asked_at = seen.at - seen.took;
+        let view = self.view(seen.at);
+        if !state.is_writable() && view.replicates(seen.server) {
+            if let Some(health) = self.servers.get_mut(&seen.server) {
+                health.note_replica();
+            }
+        } else if state.is_writable() && self.primary == Some(seen.server) {
+            // The primary took writes at a time when somebody else was already seen taking them: that one was not
+            // promoted in its place, it is a second writer, and stays one when the primary dies.
+            let rivals: Vec<_> = view
+                .writable()
+                .filter(|&s| s != seen.server)
+                .filter(|s| self.servers[s].answered_at().is_some_and(|at| at < asked_at))
+                .collect();
+            for rival in rivals.into_iter().chain([seen.server]) {
+                if let Some(health) = self.servers.get_mut(&rival) {
+                    health.note_primary();
+                }
+            }
+        }
+    }
+
+    fn pin(&mut self, listener: Option<SocketAddr>, server: SocketAddr, actions: &mut Vec<Action>) {
+        if !self.servers.contains_key(&server) {
+            return;
+        }
+        self.pins.insert(listener, server);
+        actions.push(record("pinned", format!("{} pinned to {}", pin_words(listener), self.label(server))));
+    }
+
+    /// From what is known to a verdict, from the verdict to a plan, and to the driver if the plan is new.
+    fn decide(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let found = assess(self.view(now));
+        let direction = found.direction;
+        self.note_verdict(found, now, actions);
+        self.steer(direction, actions);
+        self.fit = plan::fit_replicas(self.view(now), &self.fit);
+        self.commit_if_changed(now, actions);
+        self.set_pace(now, actions);
+    }
+
+    fn note_verdict(&mut self, found: Assessment, now: Mono, actions: &mut Vec<Action>) {
+        if found.verdict != self.assessment.verdict {
+            let mut entry = Entry {
+                kind: "verdict",
+                message: format!("{} → {}: {}", self.assessment.verdict, found.verdict, found.reasons.join("; ")),
+                data: vec![("verdict", found.verdict.to_string()), ("before", self.assessment.verdict.to_string())],
+            };
+            if let Some(primary) = self.primary {
+                entry.data.push(("primary", primary.to_string()));
+            }
+            actions.push(Action::Record(entry));
+            self.verdict_since = now;
+            self.trouble_since =
+                if found.verdict == Verdict::Healthy { None } else { self.trouble_since.or(Some(now)) };
+        }
+        let new: Vec<_> =
+            found.alarms.iter().filter(|a| !self.assessment.alarms.iter().any(|b| b.kind == a.kind)).collect();
+        for alarm in new {
+            actions.push(Action::Record(Entry {
+                kind: "alarm",
+                message: format!("{}: {}", alarm.kind.word(), alarm.message),
+                data: vec![("alarm", alarm.kind.word().to_owned())],
+            }));
+        }
+        self.assessment = found;
+    }
+
+    /// Applies the direction, unless an operator's word stands above it.
+    fn steer(&mut self, direction: Direction, actions: &mut Vec<Action>) {
+        if let Some(&pinned) = self.pins.get(&None) {
+            self.lead(pinned, "pinned", actions);
+            return;
+        }
+        if self.pause.is_some() || self.config.failover == FailoverMode::Off {
+            return;
+        }
+        match direction {
+            Direction::Keep => {}
+            Direction::Lead(server) => self.lead(server, self.assessment.verdict.word(), actions),
+            Direction::Fence => self.open = false,
+        }
+    }
+
+    fn lead(&mut self, server: SocketAddr, why: &'static str, actions: &mut Vec<Action>) {
+        self.open = true;
+        if self.primary == Some(server) {
+            return;
+        }
+        let before = self.primary.replace(server);
+        self.epoch = self.epoch.next();
+        let from = before.map_or_else(|| "nobody".to_owned(), |b| self.label(b));
+        let mut data =
+            vec![("epoch", self.epoch.to_string()), ("primary", server.to_string()), ("why", why.to_owned())];
+        if let Some(before) = before {
+            data.push(("before", before.to_string()));
+        }
+        actions.push(Action::Record(Entry {
+            kind: "primary",
+            message: format!(
+                "{from} → {}, epoch {}: {}",
+                self.label(server),
+                self.epoch,
+                self.assessment.reasons.join("; ")
+            ),
+            data,
+        }));
+        if let Some(health) = self.servers.get_mut(&server) {
+            health.note_primary();
+        }
+    }
+
+    fn commit_if_changed(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let wanted = self.wanted(now);
+        let is_held = |plan: &Plan| self.committed.as_ref().is_some_and(|held| held.asks_the_same_as(plan));
+        if is_held(&wanted) {
+            self.failed = None;
+            return;
+        }
+        let next = match &self.failed {
+            Some((stage, _, retry_at)) if now < *retry_at => {
+                // An epoch that cannot be written down must not be acted on; a fence needs no new epoch.
+                let fence = self.fence_under_old_epoch(now);
+                if *stage == Stage::Datapath || is_held(&fence) {
+                    return;
+                }
+                fence
+            }
+            _ => wanted,
+        };
+        self.in_flight = Some(next.clone());
+        actions.push(Action::Commit(next));
+    }
+
+    fn wanted(&self, now: Mono) -> Plan {
+        let view = self.view(now);
+        let leaving = self.committed.as_ref().and_then(|p| p.primary);
+        plan::plan(view, Basis { epoch: self.epoch, fit: &self.fit, pins: &self.pins, leaving })
+    }
+
+    fn fence_under_old_epoch(&self, now: Mono) -> Plan {
+        let (epoch, old) = self.committed.as_ref().map_or((Epoch::default(), None), |c| (c.epoch, c.primary));
+        let view = View { primary: old, open: false, ..self.view(now) };
+        plan::plan(view, Basis { epoch, fit: &[], pins: &BTreeMap::new(), leaving: old })
+    }
+
+    fn view(&self, now: Mono) -> View<'_> {
+        View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.open, now }
+    }
+
+    fn carried_out(&mut self, commit: Duration, now: Mono, actions: &mut Vec<Action>) {
+        let Some(plan) = self.in_flight.take() else { return };
+        for mapping in &plan.mappings {
+            let before = self.listeners.get(&mapping.listener);
+            if before.is_some_and(|b| b.route == mapping.route) {
+                continue;
+            }
+            // What the agent found in the kernel when it started is no news.
+            if !(self.committed.is_none() && commit.is_zero()) {
+                actions.push(Action::Record(plan::mapping_entry(&self.config, mapping, plan.epoch, commit)));
+            }
+            self.listeners.insert(mapping.listener, ListenerSince { route: mapping.route.clone(), since: now });
+        }
+        self.listeners.retain(|listener, _| plan.mappings.iter().any(|m| m.listener == *listener));
+        let wrote_epoch = plan.epoch >= self.epoch;
+        self.committed = Some(plan);
+        if wrote_epoch {
+            self.failed = None;
+        }
+    }
+
+    fn not_carried_out(&mut self, stage: Stage, error: String, now: Mono, actions: &mut Vec<Action>) {
+        self.in_flight = None;
+        if self.failed.as_ref().is_none_or(|(s, e, _)| *s != stage || *e != error) {
+            let what = match stage {
+                Stage::State => "the epoch could not be written down, so the new primary stays fenced",
+                Stage::Datapath => "the mapping could not be taken into the kernel",
+            };
+            actions.push(record("commit_failed", format!("{what}: {error}")));
+        }
+        self.failed = Some((stage, error, now + RETRY));
+    }
+
+    fn set_pace(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let fresh = now.since(self.verdict_since) < URGENT_FOR;
+        let pace = if fresh && self.assessment.verdict.is_urgent() { Pace::Urgent } else { Pace::Normal };
+        if pace != self.pace {
+            self.pace = pace;
+            actions.push(Action::Pace(pace));
+        }
+    }
+
+    fn label(&self, server: SocketAddr) -> String {
+        self.view(Mono::ZERO).label(server)
+    }
+}
+
+fn pin_words(listener: Option<SocketAddr>) -> String {
+    listener.map_or_else(|| "the cluster is".to_owned(), |l| format!("listener {l} is"))
+}
+
+fn record(kind: &'static str, message: String) -> Action {
+    Action::Record(Entry { kind, message, data: Vec::new() })
+}

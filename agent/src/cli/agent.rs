@@ -1,0 +1,89 @@
+//! `shunt agent`: the daemon, from its start to its end.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{Args, Exit};
+use crate::control;
+use crate::driver::{Agent, Paths, StartError};
+use crate::output::{self, Failure};
+use crate::telemetry;
+
+/// Clusters are light, and the two blocking things have threads of their own.
+const THREADS: usize = 2;
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    telemetry::init_log();
+    let paths = Paths { config: args.config.clone(), state: args.state.clone(), socket: args.socket.clone() };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("cannot start").because(&error))?
+        .block_on(serve(paths))
+}
+
+async fn serve(paths: Paths) -> Result<(), Failure> {
+    // The socket comes first: it shows at once whether an agent runs already, before anything is touched.
+    let bound = control::bind(&paths.socket).await;
+    let (socket, _file) = bound.map_err(|error| Failure::new("cannot start").because(&error))?;
+    let agent = match Agent::start(paths).await {
+        Ok(agent) => agent,
+        Err(StartError::Config(diagnostics)) => {
+            output::note(&diagnostics);
+            return Err(Failure::new("the agent's configuration is in error").with_exit(Exit::Usage));
+        }
+        Err(error) => {
+            let failure = Failure::new("cannot start").because(&error);
+            return Err(match error.hint() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            });
+        }
+    };
+    if let Some(address) = agent.settings().http {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| Failure::new(format!("cannot listen on http = \"{address}\"")).because(&error))?;
+        tokio::spawn(control::serve_http(listener, agent.clone()));
+    }
+    let (stop, stopped) = watch::channel(false);
+    let mut api = tokio::spawn(control::serve_socket(socket, agent.clone(), async move {
+        let mut stopped = stopped;
+        // An error means that the sender is gone, and so is the daemon.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
+    telemetry::ready(&agent);
+    tokio::spawn(telemetry::watch(agent.clone()));
+
+    let outcome = tokio::select! {
+        outcome = until_stopped(&agent) => outcome,
+        ended = &mut api => Err(Failure::new(format!("the API ended: {ended:?}"))),
+    };
+    telemetry::stopping();
+    stop.send_replace(true);
+    tracing::info!("stopping; the mappings stay in the kernel");
+    outcome
+}
+
+/// SIGTERM and SIGINT end the daemon, SIGHUP reloads.
+async fn until_stopped(agent: &Arc<Agent>) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new("cannot listen to signals").because(&error));
+    let (mut term, mut int, mut hup) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?);
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                telemetry::reloading();
+                if let Err(error) = agent.reload("SIGHUP").await {
+                    tracing::error!("{error}\n{}", error.diagnostics);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `shunt list`: one line a listener, then the alarms.
+
+use shunt_core::cluster::Verdict;
+use shunt_core::config::ListenerRole;
+
+use super::{Args, args, block_on};
+use crate::control::api::{AlarmLine, ListAnswer, Listener};
+use crate::control::client::Client;
+use crate::output::{self, Failure, Table, Tone};
+
+pub fn run(args: &Args, options: &args::List) -> Result<(), Failure> {
+    let list: ListAnswer = block_on(async { Ok(Client::new(&args.socket).get("/v1/listeners").await?) })?;
+    if options.json {
+        return output::say_json(&list);
+    }
+    output::say(&render(&list));
+    Ok(())
+}
+
+fn render(list: &ListAnswer) -> String {
+    if list.listeners.is_empty() {
+        let mut text = "no listeners: put a cluster's file into clusters.d, then `shunt reload`".to_owned();
+        alarm_lines(&list.alarms, &mut text);
+        return text;
+    }
+    let mut table = Table::new(&[
+        "CLUSTER", "ROLE", "LISTENER", "LEADS TO", "STATE", "VERDICT", "EPOCH", "CONNS", "SINCE", "MARKS",
+    ]);
+    for l in &list.listeners {
+        table.row(vec![
+            (l.cluster.to_string(), Tone::Plain),
+            (role(l.role).to_owned(), Tone::Plain),
+            (l.listener.clone(), Tone::Plain),
+            (if l.backends.is_empty() { "nobody".to_owned() } else { l.backends.join(",") }, Tone::Plain),
+            (l.state.clone(), if l.state == "open" { Tone::Good } else { Tone::Bad }),
+            (l.verdict.to_string(), verdict_tone(l.verdict)),
+            (l.epoch.to_string(), Tone::Plain),
+            (l.connections.map_or_else(|| "?".to_owned(), |n| n.to_string()), Tone::Plain),
+            (l.since.clone(), Tone::Plain),
+            (marks(l), Tone::Warn),
+        ]);
+    }
+    let mut text = table.render();
+    alarm_lines(&list.alarms, &mut text);
+    text
+}
+
+fn marks(listener: &Listener) -> String {
+    let marks = [(listener.pinned, "pinned"), (listener.paused, "paused")];
+    marks.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect::<Vec<_>>().join(",")
+}
+
+/// `alarm orders: primary dead: …`, a line each, after an empty line.
+pub fn alarm_lines(alarms: &[AlarmLine], text: &mut String) {
+    if !alarms.is_empty() {
+        text.push('\n');
+    }
+    for alarm in alarms {
+        let cluster = alarm.cluster.as_ref().map_or("agent", |c| c.as_str());
+        text.push_str(&format!("\nalarm  {cluster}: {}: {}", alarm.alarm.word(), alarm.message));
+    }
+}
+
+pub const fn role(role: ListenerRole) -> &'static str {
+    match role {
+        ListenerRole::Primary => "primary",
+        ListenerRole::Replica => "replica",
+    }
+}
+
+pub const fn verdict_tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::Healthy => Tone::Good,
+        Verdict::Suspect | Verdict::Demoted => Tone::Warn,
+        Verdict::Dead | Verdict::Unreachable | Verdict::Saturated | Verdict::Split | Verdict::None => Tone::Bad,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shunt_core::ClusterName;
+    use shunt_core::cluster::AlarmKind;
+
+    use super::*;
+
+    fn listener(state: &str, backends: &[&str]) -> Listener {
+        Listener {
+            cluster: ClusterName::new("orders").unwrap(),
+            role: ListenerRole::Primary,
+            listener: "10.0.0.2:3306".to_owned(),
+            backends: backends.iter().map(|&b| b.to_owned()).collect(),
+            state: state.to_owned(),
+            epoch: 7,
+            verdict: if backends.is_empty() { Verdict::Dead } else { Verdict::Healthy },
+            pinned: false,
+            paused: true,
+            connections: Some(12),
+            since: "2026-01-02T03:04:05.678Z".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_table_says_nobody_for_a_fenced_listener_and_names_the_alarm() {
+        let list = ListAnswer {
+            schema_version: 1,
+            listeners: vec![listener("open", &["10.0.0.11:3306"]), listener("held", &[])],
+            alarms: vec![AlarmLine {
+                cluster: Some(ClusterName::new("orders").unwrap()),
+                alarm: AlarmKind::PrimaryDead,
+                message: "db1 failed 2 times in a row".to_owned(),
+            }],
+        };
+        insta::assert_snapshot!(render(&list), @r"
+        CLUSTER  ROLE     LISTENER       LEADS TO        STATE  VERDICT  EPOCH  CONNS  SINCE                     MARKS
+        orders   primary  10.0.0.2:3306  10.0.0.11:3306  open   healthy  7      12     2026-01-02T03:04:05.678Z  paused
+        orders   primary  10.0.0.2:3306  nobody          held   dead     7      12     2026-01-02T03:04:05.678Z  paused
+
+        alarm  orders: primary dead: db1 failed 2 times in a row
+        ");
+    }
+
+    #[test]
+    fn an_empty_list_says_what_to_do() {
+        let list = ListAnswer { schema_version: 1, listeners: Vec::new(), alarms: Vec::new() };
+        insta::assert_snapshot!(render(&list), @"no listeners: put a cluster's file into clusters.d, then `shunt reload`");
+    }
+}

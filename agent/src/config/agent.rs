@@ -1,0 +1,319 @@
+//! `shunt.toml`: what the agent itself is told. Every key has a default, so the file may be absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shunt_core::ClusterName;
+use shunt_core::config::ProbeConfig;
+
+use super::diagnostic::{Diagnostic, Place, Severity, quote};
+use super::page::{Page, permission_hint};
+use super::password::{self, Password};
+use super::section::{Section, Value};
+use super::values::{self, Complaint};
+
+/// The agent's own configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    pub datapath: DatapathKind,
+    /// eBPF: where clients and servers are; empty: those that route to them.
+    pub interfaces: Vec<String>,
+    /// nftables: the private table's name.
+    pub table: String,
+    /// Where metrics and the status page are; `None`: nowhere.
+    pub http: Option<SocketAddr>,
+    /// What clusters start from.
+    pub probe: ProbeConfig,
+    /// By name. `default` is absent when nobody uses it and it has no password.
+    pub credentials: BTreeMap<String, Credentials>,
+    pub hooks: Hooks,
+}
+
+impl AgentConfig {
+    /// Whether the two are the same in what is read only when the agent starts.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        (self.datapath, &self.interfaces, &self.table, self.http)
+            == (other.datapath, &other.interfaces, &other.table, other.http)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatapathKind {
+    Nft,
+    Ebpf,
+}
+
+/// Whom to log in as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    pub password_file: PathBuf,
+    pub password: Password,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    pub fence: Option<Hook>,
+    pub before_promote: Option<Hook>,
+    pub after_failover: Option<Hook>,
+    pub notify: Option<Hook>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Command(String),
+    /// An http or https URL that gets a JSON body.
+    Webhook(String),
+}
+
+/// The credentials that a cluster has when it names none.
+pub(super) const DEFAULT_CREDENTIALS: &str = "default";
+const DEFAULT_USER: &str = "shunt";
+const DEFAULT_TABLE: &str = "shunt";
+const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9306);
+
+/// Which other section a key belongs to.
+const HOMES: [(&str, &str); 16] = [
+    ("datapath", "in `[agent]`"),
+    ("interfaces", "in `[agent]`"),
+    ("table", "in `[agent]`"),
+    ("http", "in `[agent]`"),
+    ("interval", "in `[probe]`"),
+    ("timeout", "in `[probe]`"),
+    ("failures", "in `[probe]`"),
+    ("user", "in `[credentials.default]`"),
+    ("password_file", "in `[credentials.default]`"),
+    ("fence", "in `[hooks]`"),
+    ("before_promote", "in `[hooks]`"),
+    ("after_failover", "in `[hooks]`"),
+    ("notify", "in `[hooks]`"),
+    ("name", "in a cluster's own file, in clusters.d"),
+    ("servers", "in a cluster's own file, in clusters.d"),
+    ("listen", "in a cluster's own file, in clusters.d"),
+];
+
+/// The agent's file as far as it could be read.
+pub(super) struct AgentDraft {
+    pub(super) page: Page,
+    pub(super) config: AgentConfig,
+    /// All credentials that the file names, usable or not.
+    pub(super) credential_names: BTreeSet<String>,
+    /// What stands against the credentials `default` that no section asks for: an error only if some cluster uses them.
+    pub(super) implied: Option<Diagnostic>,
+}
+
+/// The folders in which passwords are looked for.
+pub(super) struct PasswordFolders<'a> {
+    pub(super) config: &'a Path,
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts what `LoadCredential=` names.
+    pub(super) systemd: Option<&'a Path>,
+}
+
+impl PasswordFolders<'_> {
+    /// The password file of credentials that name none.
+    fn usual(&self, name: &str) -> PathBuf {
+        let file = if name == DEFAULT_CREDENTIALS { "password".to_owned() } else { format!("password.{name}") };
+        let systemd = self.systemd.map(|folder| folder.join(&file)).filter(|path| path.exists());
+        systemd.unwrap_or_else(|| self.config.join(file))
+    }
+}
+
+pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> AgentDraft {
+    let document = page.parse(text);
+    let mut top = Section::new(&page, "file", "the file", page.top(), &document);
+    let mut config = AgentConfig {
+        datapath: DatapathKind::Nft,
+        interfaces: Vec::new(),
+        table: DEFAULT_TABLE.into(),
+        http: Some(DEFAULT_HTTP),
+        probe: ProbeConfig::default(),
+        credentials: BTreeMap::new(),
+        hooks: Hooks::default(),
+    };
+    if let Some(section) = top.section("agent", "agent") {
+        read_agent(section, &mut config);
+    }
+    if let Some(section) = top.section("probe", "probe") {
+        config.probe = read_probe(section, config.probe, &HOMES);
+    }
+    if let Some(section) = top.section("hooks", "hooks") {
+        config.hooks = read_hooks(section);
+    }
+    let mut credential_names = BTreeSet::from([DEFAULT_CREDENTIALS.to_owned()]);
+    let mut default_is_written = false;
+    for (name, span, section) in top.named_sections("credentials") {
+        credential_names.insert(name.to_owned());
+        default_is_written |= name == DEFAULT_CREDENTIALS;
+        if ClusterName::new(name).is_err() {
+            let message = format!("{} cannot be the name of credentials", quote(name));
+            page.error(&span, message, Some("letters, digits, `.`, `_` and `-`".into()));
+        } else if let Some(credentials) = section.and_then(|section| read_credentials(name, section, folders)) {
+            config.credentials.insert(name.to_owned(), credentials);
+        }
+    }
+    top.finish(&HOMES);
+    let mut implied = None;
+    if !default_is_written {
+        match implied_credentials(folders) {
+            Ok((credentials, warning)) => {
+                if let Some(warning) = warning {
+                    page.report(warning);
+                }
+                config.credentials.insert(DEFAULT_CREDENTIALS.into(), credentials);
+            }
+            Err(diagnostic) => implied = Some(*diagnostic),
+        }
+    }
+    AgentDraft { page, config, credential_names, implied }
+}
+
+fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
+    if let Some(value) = section.get("datapath") {
+        match value.choice(&[("nft", DatapathKind::Nft), ("ebpf", DatapathKind::Ebpf)]) {
+            Some(DatapathKind::Ebpf) => value.complain(
+                Complaint::new("the eBPF datapath is not in this version")
+                    .hint("write \"nft\": shunt never falls back to another datapath by itself"),
+            ),
+            Some(kind) => config.datapath = kind,
+            None => {}
+        }
+    }
+    if let Some(list) = section.get("interfaces").and_then(|value| value.list()) {
+        config.interfaces = list.iter().filter_map(|value| value.parsed(interface)).collect();
+    }
+    if let Some(table) = section.get("table").and_then(|value| value.parsed(table_name)) {
+        config.table = table;
+    }
+    if let Some(http) = section.get("http").and_then(|value| value.parsed(http)) {
+        config.http = http;
+    }
+    section.finish(&HOMES);
+}
+
+/// Bounds of what is asked of servers: below the lower ones probing is load, above the upper ones it is no probing.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3600));
+const TIMEOUT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(600));
+const FAILURES: (u32, u32) = (1, 1000);
+
+/// A `[probe]`, of the agent or of a cluster; what it leaves out is as in `defaults`.
+pub(super) fn read_probe(mut section: Section<'_>, defaults: ProbeConfig, homes: &[(&str, &str)]) -> ProbeConfig {
+    let probe = ProbeConfig {
+        interval: section.duration("interval", INTERVAL).unwrap_or(defaults.interval),
+        timeout: section.duration("timeout", TIMEOUT).unwrap_or(defaults.timeout),
+        failures: section.integer("failures", FAILURES).unwrap_or(defaults.failures),
+    };
+    section.finish(homes);
+    probe
+}
+
+fn read_hooks(mut section: Section<'_>) -> Hooks {
+    let mut hook = |key| section.get(key).and_then(|value: Value<'_>| value.parsed(parse_hook));
+    let hooks = Hooks {
+        fence: hook("fence"),
+        before_promote: hook("before_promote"),
+        after_failover: hook("after_failover"),
+        notify: hook("notify"),
+    };
+    section.finish(&HOMES);
+    hooks
+}
+
+fn parse_hook(text: &str) -> Result<Hook, Complaint> {
+    let url = text.starts_with("http://") || text.starts_with("https://");
+    match text.trim() {
+        "" => Err(Complaint::new("the hook is empty").hint("a command, or a URL; leave the key out for no hook")),
+        _ if url => Ok(Hook::Webhook(text.to_owned())),
+        _ => Ok(Hook::Command(text.to_owned())),
+    }
+}
+
+fn read_credentials(name: &str, mut section: Section<'_>, folders: &PasswordFolders<'_>) -> Option<Credentials> {
+    let user = section.get("user").map_or(Some(DEFAULT_USER), |value| value.parsed(user_name));
+    let file = section.get("password_file");
+    let written = file.as_ref().map(|value| value.parsed(file_name));
+    let page = section.page;
+    let span = file.map_or_else(|| section.span.clone(), |value| value.span);
+    section.finish(&HOMES);
+    let path = match written {
+        Some(path) => folders.config.join(path?),
+        None => folders.usual(name),
+    };
+    match password::read(&path) {
+        Ok(file) => {
+            if file.readable_by_all {
+                page.warning(&span, readable_by_all(&path), Some(chmod(&path)));
+            }
+            Some(Credentials { user: user?.to_owned(), password_file: path, password: file.password })
+        }
+        Err(source) => {
+            let message = format!("cannot read the password file {}: {source}", path.display());
+            page.error(&span, message, permission_hint(&source));
+            None
+        }
+    }
+}
+
+/// The credentials `default` when no section writes them down, and a warning about their file.
+fn implied_credentials(folders: &PasswordFolders<'_>) -> Result<(Credentials, Option<Diagnostic>), Box<Diagnostic>> {
+    let path = folders.usual(DEFAULT_CREDENTIALS);
+    match password::read(&path) {
+        Ok(file) => {
+            let warning = file.readable_by_all.then(|| Diagnostic {
+                severity: Severity::Warning,
+                ..Diagnostic::error(Place::file(&path), readable_by_all(&path)).hint(chmod(&path))
+            });
+            let user = DEFAULT_USER.to_owned();
+            Ok((Credentials { user, password_file: path, password: file.password }, warning))
+        }
+        Err(source) => {
+            let message = format!("cannot read the password file of the credentials `default`: {source}");
+            let hint = format!(
+                "write the password of the MySQL user `{DEFAULT_USER}` into it, or name another file by \
+                 `password_file` in `[credentials.default]` of shunt.toml"
+            );
+            Err(Box::new(Diagnostic::error(Place::file(path), message).hint(hint)))
+        }
+    }
+}
+
+fn readable_by_all(path: &Path) -> String {
+    format!("everybody on this host can read the password file {}", path.display())
+}
+
+fn chmod(path: &Path) -> String {
+    format!("chmod 640 {0} && chgrp shunt {0}", path.display())
+}
+
+fn user_name(text: &str) -> Result<&str, Complaint> {
+    if text.is_empty() || text.contains('\0') { Err(Complaint::new("the user has no name")) } else { Ok(text) }
+}
+
+fn file_name(text: &str) -> Result<&str, Complaint> {
+    if text.is_empty() || text.contains('\0') { Err(Complaint::new("the file has no name")) } else { Ok(text) }
+}
+
+fn http(text: &str) -> Result<Option<SocketAddr>, Complaint> {
+    if text.is_empty() { Ok(None) } else { values::socket_address(text, "127.0.0.1:9306").map(Some) }
+}
+
+/// IFNAMSIZ is 16 with the final NUL; the kernel refuses `/`, blanks, `.` and `..` (`dev_valid_name`).
+fn interface(text: &str) -> Result<String, Complaint> {
+    let good = (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    if good { Ok(text.to_owned()) } else { Err(Complaint::new(format!("{} is not an interface's name", quote(text)))) }
+}
+
+/// What `nft` itself can write without quotes, so that an operator can look at the table.
+fn table_name(text: &str) -> Result<String, Complaint> {
+    let good = (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && text.as_bytes()[0].is_ascii_alphabetic();
+    if good {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new(format!("{} cannot be the name of a table", quote(text)))
+        .hint("1 to 63 letters, digits, `_`, `-` and `.`, beginning with a letter"))
+}

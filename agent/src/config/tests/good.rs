@@ -1,0 +1,194 @@
+//! Good files, and what they mean.
+
+use std::time::Duration;
+
+use shunt_core::config::{
+    DataLoss, Established, FailoverMode, Fallback, Fenced, ListenerRole, ProbeConfig, Promotion, Snat,
+};
+
+use super::{cluster, folder, load};
+use crate::config::{DatapathKind, Hook, Severity, load_with};
+
+/// The agent's file as the documentation shows it.
+const SAMPLE_AGENT: &str = r#"
+[agent]
+datapath = "nft"              # or "ebpf"; never falls back by itself
+# interfaces = ["eth0"]       # ebpf: where clients and servers are; default: those that route to them
+# table = "shunt"             # nft: the private table's name
+http = "127.0.0.1:9306"       # read-only: /metrics, /healthz, status page; "" turns it off
+
+[probe]                       # defaults for every cluster
+interval = "500ms"
+timeout  = "1s"
+failures = 3
+
+[credentials.default]
+user = "shunt"
+password_file = "password"
+"#;
+
+/// A cluster's file as the documentation shows it.
+const SAMPLE_CLUSTER: &str = r#"
+name = "orders"
+servers = ["10.0.0.11:3306", "10.0.0.12:3306", { address = "10.0.0.13:3306", dc = "east", promotion = "prefer", weight = 2 }]
+failover = "promote"          # "follow" | "promote" | "off"
+data_loss = "forbid"          # | "allow"
+cooldown = "10m"
+
+[[listen]]
+role = "primary"
+address = "10.0.0.2:3306"
+allow = ["10.0.0.0/8"]        # default: anyone
+snat = "masquerade"           # | ["10.0.0.240-10.0.0.247"] | "none" (servers route back through the proxy)
+established = "reset"         # | "drain" | "keep": flows of a backend that leaves
+drain = "30s"
+fenced = "hold"               # | "refuse"
+hold = "30s"                  # a held connection is refused after that
+max_connections = 10000
+max_connections_per_source = 1000
+
+[[listen]]
+role = "replica"
+address = "10.0.0.2:3307"
+max_lag = "5s"
+fallback = "primary"          # | "none": when no replica is fit
+"#;
+
+#[test]
+fn the_documented_samples_load_with_nothing_but_warnings_about_what_is_not_in_force() {
+    let loaded = load(&[("shunt.toml", SAMPLE_AGENT), ("clusters.d/orders.toml", SAMPLE_CLUSTER)]);
+    assert!(!loaded.has_errors(), "{}", loaded.render(false));
+    let settings: Vec<_> = loaded.not_in_force.iter().map(|n| n.setting.as_str()).collect();
+    assert_eq!(settings, ["failover = \"promote\"", "allow", "max_connections", "max_connections_per_source"]);
+    assert_eq!(loaded.diagnostics.len(), settings.len());
+    assert!(loaded.not_in_force.iter().all(|n| n.cluster.as_ref().is_some_and(|name| name.as_str() == "orders")));
+
+    let agent = loaded.agent.expect("the agent's file");
+    assert_eq!(agent.datapath, DatapathKind::Nft);
+    assert_eq!(agent.table, "shunt");
+    assert_eq!(agent.http, Some("127.0.0.1:9306".parse().unwrap()));
+    assert_eq!(agent.probe, ProbeConfig::default());
+    let credentials = &agent.credentials["default"];
+    assert_eq!((credentials.user.as_str(), credentials.password.reveal()), ("shunt", "swordfish"));
+
+    let [orders] = &*loaded.clusters else { panic!("one cluster") };
+    assert_eq!(orders.name.as_str(), "orders");
+    assert_eq!((orders.failover, orders.data_loss), (FailoverMode::Promote, DataLoss::Forbid));
+    assert_eq!(orders.cooldown, Duration::from_secs(600));
+    assert_eq!(orders.servers[0].label, "10.0.0.11:3306");
+    let east = &orders.servers[2];
+    assert_eq!((east.dc.as_deref(), east.promotion, east.weight), (Some("east"), Promotion::Prefer, 2));
+    let [primary, replica] = &*orders.listeners else { panic!("two listeners") };
+    assert_eq!(primary.role, ListenerRole::Primary);
+    assert_eq!(primary.allow, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!((primary.max_connections, primary.max_connections_per_source), (Some(10_000), Some(1000)));
+    assert_eq!((replica.role, replica.max_lag), (ListenerRole::Replica, Duration::from_secs(5)));
+}
+
+#[test]
+fn what_a_file_leaves_out_is_as_documented() {
+    let loaded = load(&[("clusters.d/a.toml", &cluster("a", "10.0.0.2:3306", "10.0.0.11"))]);
+    assert_eq!(loaded.render(false), "");
+    let agent = loaded.agent.expect("an absent file is an empty one");
+    assert_eq!(agent.http, Some("127.0.0.1:9306".parse().unwrap()));
+    assert_eq!(agent.credentials["default"].user, "shunt");
+    let a = &loaded.clusters[0];
+    assert_eq!(a.servers[0].address, "10.0.0.11:3306".parse().unwrap());
+    assert_eq!((a.data_loss, a.cooldown), (DataLoss::Forbid, Duration::from_secs(600)));
+    assert_eq!((a.credentials.as_str(), a.probe), ("default", ProbeConfig::default()));
+    let listener = &a.listeners[0];
+    assert_eq!((listener.established, listener.fenced), (Established::Reset, Fenced::Hold));
+    assert_eq!((listener.drain, listener.hold), (Duration::from_secs(30), Duration::from_secs(30)));
+    assert_eq!((&listener.snat, listener.fallback), (&Snat::Masquerade, Fallback::Primary));
+    assert_eq!((listener.max_connections, listener.allow.len()), (None, 0));
+}
+
+#[test]
+fn a_mode_that_is_the_default_and_not_in_force_is_warned_about_too() {
+    let text = cluster("a", "10.0.0.2:3306", "10.0.0.11").replace("failover = \"follow\"\n", "");
+    let loaded = load(&[("clusters.d/a.toml", &text)]);
+    assert_eq!(loaded.clusters[0].failover, FailoverMode::Promote);
+    assert_eq!(loaded.not_in_force.len(), 1);
+    assert_eq!(loaded.diagnostics[0].severity, Severity::Warning);
+    assert!(loaded.diagnostics[0].message.contains("the default"), "{}", loaded.diagnostics[0].message);
+}
+
+#[test]
+fn a_cluster_may_probe_and_log_in_its_own_way() {
+    let text = format!(
+        "probe = {{ interval = \"100ms\" }}\ncredentials = \"west\"\n{}",
+        cluster("a", "10.0.0.2:3306", "10.0.0.11:3307")
+    );
+    let agent = "[probe]\nfailures = 5\n[credentials.west]\nuser = \"w\"\npassword_file = \"west\"\n";
+    let loaded = load(&[("shunt.toml", agent), ("west", "pw"), ("clusters.d/a.toml", &text)]);
+    assert_eq!(loaded.render(false), "");
+    let a = &loaded.clusters[0];
+    assert_eq!((a.probe.interval, a.probe.failures), (Duration::from_millis(100), 5));
+    assert_eq!(a.probe.timeout, Duration::from_secs(1));
+    assert_eq!(loaded.agent.unwrap().credentials[&a.credentials].user, "w");
+}
+
+#[test]
+fn names_resolve_to_the_family_of_the_listeners() {
+    for (listener, server) in [("10.0.0.2:3306", "10.0.0.12:3306"), ("[fd00::2]:3306", "[fd00::12]:3306")] {
+        let loaded = load(&[("clusters.d/a.toml", &cluster("a", listener, "both.example:3306"))]);
+        assert_eq!(loaded.render(false), "");
+        let found = &loaded.clusters[0].servers[0];
+        assert_eq!((found.address, found.label.as_str()), (server.parse().unwrap(), "both.example:3306"));
+    }
+}
+
+#[test]
+fn every_name_is_asked_for_once() {
+    let asked = std::sync::Mutex::new(Vec::new());
+    let resolver = |host: &str| {
+        asked.lock().unwrap().push(host.to_owned());
+        Ok(vec!["10.0.0.11".parse().unwrap()])
+    };
+    let a = cluster("a", "10.0.0.2:3306", "db1.example:3306");
+    let b = cluster("b", "10.0.0.2:3307", "db1.example:3307");
+    let dir = folder(&[("clusters.d/a.toml", &a), ("clusters.d/b.toml", &b)]);
+    assert_eq!(load_with(dir.path(), None, &resolver).clusters.len(), 2);
+    assert_eq!(*asked.lock().unwrap(), ["db1.example"]);
+}
+
+#[test]
+fn no_translation_is_understood_and_a_pool_is_refused_until_there_is_one() {
+    let with = |snat: &str| {
+        load(&[("clusters.d/a.toml", &format!("{}snat = {snat}\n", cluster("a", "10.0.0.2:3306", "10.0.0.11")))])
+    };
+    let none = with("\"none\"");
+    assert_eq!(none.render(false), "");
+    assert_eq!(none.clusters[0].listeners[0].snat, Snat::None);
+    let pool = with("[\"10.0.0.240-10.0.0.247\", \"10.0.0.9\"]");
+    assert!(pool.clusters.is_empty());
+    assert_eq!(pool.diagnostics.len(), 1);
+    assert_eq!(pool.diagnostics[0].message, "address pools for `snat` are not in this version");
+}
+
+#[test]
+fn hooks_are_commands_or_webhooks_and_the_http_socket_can_be_turned_off() {
+    let text = "[agent]\nhttp = \"\"\ntable = \"mine\"\ninterfaces = [\"eth0\"]\n\
+                [hooks]\nfence = \"/usr/bin/fence now\"\nnotify = \"https://chat.example/x\"\n";
+    let loaded = load(&[("shunt.toml", text)]);
+    assert!(!loaded.has_errors(), "{}", loaded.render(false));
+    assert_eq!(loaded.not_in_force.len(), 2);
+    let agent = loaded.agent.unwrap();
+    assert_eq!((agent.http, agent.table.as_str()), (None, "mine"));
+    assert_eq!(agent.interfaces, ["eth0"]);
+    assert_eq!(agent.hooks.fence, Some(Hook::Command("/usr/bin/fence now".into())));
+    assert_eq!(agent.hooks.notify, Some(Hook::Webhook("https://chat.example/x".into())));
+}
+
+#[test]
+fn files_that_are_hidden_or_not_toml_are_left_alone() {
+    let a = cluster("a", "10.0.0.2:3306", "10.0.0.11");
+    let loaded = load(&[
+        ("clusters.d/a.toml", &a),
+        ("clusters.d/a.toml~", "?"),
+        ("clusters.d/.b.toml", "?"),
+        ("clusters.d/README", "?"),
+    ]);
+    assert_eq!(loaded.render(false), "");
+    assert_eq!(loaded.clusters.len(), 1);
+}

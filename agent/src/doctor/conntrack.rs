@@ -1,0 +1,63 @@
+//! Every connection through a listener is an entry of conntrack's table; when that is full, new ones are dropped.
+
+use super::{Finding, number};
+
+const CHECK: &str = "conntrack";
+const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
+/// Below this a few hundred busy application hosts are enough to fill it.
+const ROOMY: u64 = 65_536;
+
+pub fn check() -> Vec<Finding> {
+    let (Some(max), Some(count)) = (number(MAX), number(COUNT)) else {
+        return vec![Finding::problem(
+            CHECK,
+            "conntrack is not there (no nf_conntrack_max)",
+            "load the module nf_conntrack; a container needs a network namespace of its own or the host's",
+        )];
+    };
+    // Namespaces other than the first show no buckets of their own.
+    judge(max, count, number(BUCKETS))
+}
+
+fn judge(max: u64, count: u64, buckets: Option<u64>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let room = "raise net.netfilter.nf_conntrack_max (sysctl.d/50-shunt.conf); an entry takes about 300 bytes";
+    if count * 10 >= max * 7 {
+        found.push(Finding::problem(
+            CHECK,
+            format!("{count} of {max} entries are taken; when it is full, new connections are dropped"),
+            room,
+        ));
+    } else if max < ROOMY {
+        found.push(Finding::warning(CHECK, format!("nf_conntrack_max is only {max}"), room));
+    } else {
+        found.push(Finding::ok(CHECK, format!("{count} of {max} entries are taken")));
+    }
+    if let Some(buckets) = buckets
+        && max > buckets * 8
+    {
+        found.push(Finding::warning(
+            CHECK,
+            format!("{max} entries share {buckets} buckets, so look-ups get slow when it fills"),
+            "raise net.netfilter.nf_conntrack_buckets to a quarter of nf_conntrack_max",
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    #[test]
+    fn a_table_that_is_small_filling_or_crowded_is_said_to_be_so() {
+        let levels = |max, count, buckets| judge(max, count, buckets).iter().map(|f| f.level).collect::<Vec<_>>();
+        assert_eq!(levels(262_144, 100, Some(65_536)), [Level::Ok]);
+        assert_eq!(levels(262_144, 200_000, None), [Level::Problem]);
+        assert_eq!(levels(8_192, 100, None), [Level::Warning]);
+        assert_eq!(levels(1_000_000, 100, Some(16_384)), [Level::Ok, Level::Warning]);
+    }
+}

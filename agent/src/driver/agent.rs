@@ -1,0 +1,361 @@
+//! The agent as a whole: what is started in which order, and who runs now.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use shunt_core::cluster::{Alarm, AlarmKind, ClusterStatus, Entry, Pause, Remembered};
+use shunt_core::config::ClusterConfig;
+use shunt_core::datapath::{Change, Datapath, DatapathError};
+use shunt_core::mapping::Leaving;
+use shunt_core::{ClusterName, Mono};
+use shunt_rules::{NftDatapath, Notices, Options};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::cluster::{ClusterHandle, Request, Shared};
+use super::journal::Journal;
+use super::watch;
+use super::worker::Worker;
+use crate::clock::Clock;
+use crate::config::{self, AgentConfig, Credentials, Loaded};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Counters;
+
+/// Established flows of a listener that nothing is known of any more get this long to end.
+pub(super) const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
+
+/// Where the agent finds and keeps its things.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    pub config: PathBuf,
+    pub state: PathBuf,
+    pub socket: PathBuf,
+}
+
+/// Why an agent could not start. Nothing was changed in the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The diagnostics, rendered.
+    #[error("the configuration is in error")]
+    Config(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the datapath cannot be opened")]
+    Datapath(#[from] DatapathError),
+    #[error("cannot start a thread")]
+    Thread(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Datapath(DatapathError::Foreign { .. }) => {
+                Some("choose another name with `table` in [agent] of shunt.toml, or remove that table".to_owned())
+            }
+            Self::Datapath(DatapathError::InUse { .. }) => {
+                Some("stop the other agent, or give this one another `table` in [agent] of shunt.toml".to_owned())
+            }
+            Self::Datapath(_) => Some("`shunt doctor` examines what the kernel can do".to_owned()),
+            Self::Config(_) | Self::Thread(_) => None,
+        }
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    pub(super) paths: Paths,
+    pub(super) shared: Shared,
+    pub(super) settings: AgentConfig,
+    pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
+    /// What is amiss with the configuration that runs.
+    pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
+    /// Files that were in error when the agent started, and whose clusters do not run therefore.
+    pub(super) broken: RwLock<Vec<PathBuf>>,
+    /// One reload at a time.
+    pub(super) reloading: Mutex<()>,
+    /// The last failure to bring the kernel back in line; `None` while all is well.
+    pub(super) drift_alarm: RwLock<Option<String>>,
+    /// The store's disk, as of the last look.
+    pub(super) disk_is_full: AtomicBool,
+}
+
+impl Agent {
+    /// Reads the configuration, opens store and datapath, adopts what the kernel holds, and starts a task a cluster.
+    /// When it returns, every cluster's first plan is in the kernel.
+    pub async fn start(paths: Paths) -> Result<Arc<Self>, StartError> {
+        let clock = Clock::start();
+        let loaded = load(&paths).await;
+        let Some(settings) = loaded.agent.clone() else {
+            return Err(StartError::Config(loaded.render(false)));
+        };
+        if loaded.has_errors() {
+            tracing::error!("files in error are left out:\n{}", loaded.render(false));
+        }
+
+        let mut store = Store::open(&paths.state)?;
+        let mut remembered = remember(&mut store, clock)?;
+        let datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
+        let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
+        let notices = Notices::subscribe(vec![datapath.port_id()])?;
+        let datapath: Box<dyn Datapath> = Box::new(datapath);
+        let datapath = Worker::start("datapath", datapath)?;
+        let journal = Journal::start(store, clock)?;
+
+        let shared = Shared { clock, journal, datapath, counters: Counters::default() };
+        let agent = Arc::new(Self {
+            paths,
+            shared,
+            settings,
+            clusters: RwLock::default(),
+            config_alarms: RwLock::default(),
+            broken: RwLock::new(loaded.broken.iter().map(|b| b.path.clone()).collect()),
+            reloading: Mutex::new(()),
+            drift_alarm: RwLock::default(),
+            disk_is_full: AtomicBool::new(false),
+        });
+        agent.note_diagnostics(&loaded);
+        agent.shared.journal.record(
+            None,
+            Entry {
+                kind: "started",
+                message: format!("shunt {} started, {} clusters", env!("CARGO_PKG_VERSION"), loaded.clusters.len()),
+                data: vec![("listeners_found", held.len().to_string())],
+            },
+        );
+        let mut starting = tokio::task::JoinSet::new();
+        for config in loaded.clusters.clone() {
+            let mut memory = remembered.remove(&config.name).unwrap_or_default();
+            memory.held = held_by(&config, &held);
+            let Some(login) = agent.login(&loaded, &config) else { continue };
+            starting.spawn(ClusterHandle::start(config, login, memory, agent.shared.clone()));
+        }
+        while let Some(started) = starting.join_next().await {
+            if let Ok(handle) = started {
+                agent.adopt(handle);
+            }
+        }
+        agent.drop_orphans(&held).await;
+        watch::start(agent.clone(), notices)?;
+        Ok(agent)
+    }
+
+    pub const fn settings(&self) -> &AgentConfig {
+        &self.settings
+    }
+
+    pub const fn clock(&self) -> Clock {
+        self.shared.clock
+    }
+
+    pub const fn journal(&self) -> &Journal {
+        &self.shared.journal
+    }
+
+    pub const fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Every cluster's status, by name.
+    pub fn statuses(&self) -> Vec<ClusterStatus> {
+        read(&self.clusters).values().map(ClusterHandle::status).collect()
+    }
+
+    pub fn status(&self, cluster: &ClusterName) -> Option<ClusterStatus> {
+        read(&self.clusters).get(cluster).map(ClusterHandle::status)
+    }
+
+    /// The configuration that a cluster runs with.
+    pub fn cluster_config(&self, cluster: &ClusterName) -> Option<ClusterConfig> {
+        read(&self.clusters).get(cluster).map(|handle| handle.config.clone())
+    }
+
+    /// The way to a cluster's task.
+    pub fn requests(&self, cluster: &ClusterName) -> Option<mpsc::Sender<Request>> {
+        read(&self.clusters).get(cluster).map(ClusterHandle::requests)
+    }
+
+    /// Alarms that are the agent's own rather than a running cluster's.
+    pub fn alarms(&self) -> Vec<(Option<ClusterName>, Alarm)> {
+        let mut alarms = read(&self.config_alarms).clone();
+        if let Some(message) = read(&self.drift_alarm).clone() {
+            alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
+        }
+        if self.disk_is_full.load(Ordering::Relaxed) {
+            let message = format!("no space left under {}: history is not written", self.paths.state.display());
+            alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
+        }
+        let lost = self.shared.journal.lost();
+        if lost > 0 {
+            let message = format!("{lost} lines of history could not be written since the agent started");
+            alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
+        }
+        alarms
+    }
+
+    /// The established connections through each listener; `None` when the kernel cannot be asked.
+    pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
+        match self.shared.datapath.run(|datapath| datapath.connections()).await {
+            Ok(Ok(counted)) => Some(counted),
+            Ok(Err(error)) => {
+                tracing::warn!(error = super::error_chain(&error), "connections could not be counted");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Flows that the datapath has ended because their backend left; `None` when its thread is gone.
+    pub async fn severed(&self) -> Option<u64> {
+        self.shared.datapath.run(|datapath| datapath.severed()).await.ok()
+    }
+
+    /// Whether every thread and every cluster's task gets round to its work within `patience`.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        let tasks: Vec<_> = read(&self.clusters).values().map(ClusterHandle::requests).collect();
+        let pings = async {
+            for task in tasks {
+                let (reply, pong) = oneshot::channel();
+                if task.send(Request::Ping(reply)).await.is_ok() && pong.await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        self.shared.datapath.is_responsive(patience).await
+            && self.shared.journal.is_responsive(patience).await
+            && tokio::time::timeout(patience, pings).await.unwrap_or(false)
+    }
+
+    pub(super) fn adopt(&self, handle: ClusterHandle) {
+        write(&self.clusters).insert(handle.config.name.clone(), handle);
+    }
+
+    /// Whom to log in as. The loader refuses a cluster whose credentials are not defined, so there is always somebody.
+    pub(super) fn login(&self, loaded: &Loaded, config: &ClusterConfig) -> Option<Credentials> {
+        let settings = loaded.agent.as_ref().unwrap_or(&self.settings);
+        settings.credentials.get(&config.credentials).cloned()
+    }
+
+    /// Turns what the loader complained about into alarms.
+    pub(super) fn note_diagnostics(&self, loaded: &Loaded) {
+        let mut alarms: Vec<_> = loaded
+            .broken
+            .iter()
+            .map(|file| {
+                let message = format!(
+                    "{} is in error; its listeners stay as the kernel has them: see `shunt config check`",
+                    file.path.display()
+                );
+                (file.cluster.clone(), Alarm { kind: AlarmKind::ConfigBroken, message })
+            })
+            .collect();
+        alarms.extend(loaded.not_in_force.iter().map(|setting| {
+            let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
+            (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
+        }));
+        *write(&self.config_alarms) = alarms;
+    }
+
+    /// Listeners that the kernel holds and no file names any more. While a file is in error they might be its, so they
+    /// stay.
+    async fn drop_orphans(&self, held: &BTreeMap<SocketAddr, Vec<SocketAddr>>) {
+        if !read(&self.broken).is_empty() {
+            return;
+        }
+        let known: Vec<_> =
+            read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
+        let orphans: Vec<_> = held
+            .keys()
+            .filter(|listener| !known.contains(listener))
+            .map(|&listener| (listener, Leaving::Drain(ORPHAN_DRAIN)))
+            .collect();
+        self.remove_listeners(orphans).await;
+    }
+
+    pub(super) async fn remove_listeners(&self, gone: Vec<(SocketAddr, Leaving)>) {
+        if gone.is_empty() {
+            return;
+        }
+        for (listener, leaving) in &gone {
+            let flows = match leaving {
+                Leaving::Sever => "its connections end now".to_owned(),
+                Leaving::Drain(time) => format!("its connections have {time:?} to end"),
+                Leaving::Keep => "its connections end by themselves".to_owned(),
+            };
+            self.shared.journal.record(
+                None,
+                Entry {
+                    kind: "removed",
+                    message: format!("listener {listener} is in no file any more: {flows}"),
+                    data: vec![("listener", listener.to_string())],
+                },
+            );
+        }
+        let change = Change { set: Vec::new(), remove: gone };
+        let failed = match self.shared.datapath.run(move |datapath| datapath.apply(&change)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => super::error_chain(&error),
+            Err(error) => error.to_string(),
+        };
+        self.shared.journal.record(
+            None,
+            Entry {
+                kind: "commit_failed",
+                message: format!("listeners could not be removed: {failed}"),
+                data: Vec::new(),
+            },
+        );
+        *write(&self.drift_alarm) = Some(failed);
+    }
+}
+
+pub(super) async fn load(paths: &Paths) -> Loaded {
+    let folder = paths.config.clone();
+    // Names are resolved, which may take seconds.
+    match tokio::task::spawn_blocking(move || config::load(&folder, &config::system_resolver)).await {
+        Ok(loaded) => loaded,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+pub(super) fn remember(store: &mut Store, clock: Clock) -> Result<BTreeMap<ClusterName, Remembered>, StoreError> {
+    let mut memory: BTreeMap<ClusterName, Remembered> = BTreeMap::new();
+    for (name, (epoch, primary)) in store.epochs()? {
+        let cluster = memory.entry(name).or_default();
+        (cluster.epoch, cluster.primary) = (epoch, primary);
+    }
+    for pin in store.pins()? {
+        memory.entry(pin.cluster).or_default().pins.insert(pin.listener, pin.server);
+    }
+    for pause in store.pauses()? {
+        let until = pause.until_ms.map(|ms| clock.at_unix_ms(ms));
+        if until.is_some_and(|until| until <= Mono::ZERO) {
+            store.resume(&pause.cluster)?;
+            continue;
+        }
+        let reason = format!("{} ({})", pause.reason, pause.by);
+        memory.entry(pause.cluster).or_default().pause = Some(Pause { until, reason });
+    }
+    Ok(memory)
+}
+
+pub(super) fn held_by(
+    config: &ClusterConfig,
+    held: &BTreeMap<SocketAddr, Vec<SocketAddr>>,
+) -> BTreeMap<SocketAddr, Vec<SocketAddr>> {
+    config.listeners.iter().filter_map(|l| held.get(&l.address).map(|b| (l.address, b.clone()))).collect()
+}
+
+/// A lock whose holder panicked still guards consistent data here: every write is one assignment or one insert.
+pub(super) fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+pub(super) fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

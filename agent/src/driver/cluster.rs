@@ -1,0 +1,370 @@
+//! One task a cluster: it feeds the state machine, carries its actions out in order, and publishes its status.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace, Plan, Stage};
+use shunt_core::config::ClusterConfig;
+use shunt_core::datapath::{Change, Datapath};
+use shunt_core::observation::Observation;
+use shunt_core::{ClusterName, Epoch, Mono};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::journal::Journal;
+use super::worker::Worker;
+use crate::clock::Clock;
+use crate::config::Credentials;
+use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
+use crate::probe::{self, Cadence, ProbeHandle, ProbeSpec};
+use crate::store;
+use crate::telemetry::Counters;
+
+/// How many requests or observations may wait for a cluster's task.
+const QUEUE: usize = 64;
+
+/// What the task shares with the rest of the agent.
+#[derive(Clone)]
+pub struct Shared {
+    pub clock: Clock,
+    pub journal: Journal,
+    pub datapath: Worker<Box<dyn Datapath>>,
+    pub counters: Counters,
+}
+
+/// The way to a cluster's task. Dropping it ends the task and its probes; the kernel keeps what it holds.
+pub struct ClusterHandle {
+    requests: mpsc::Sender<Request>,
+    status: watch::Receiver<ClusterStatus>,
+    pub config: ClusterConfig,
+}
+
+/// What an operator, or a reload, asks of a cluster.
+pub enum Request {
+    Pin {
+        server: SocketAddr,
+        listener: Option<SocketAddr>,
+        confirmed: bool,
+        by: String,
+        reply: Reply,
+    },
+    Unpin {
+        listener: Option<SocketAddr>,
+        by: String,
+        reply: Reply,
+    },
+    Pause {
+        time: Option<Duration>,
+        reason: String,
+        by: String,
+        reply: Reply,
+    },
+    Resume {
+        by: String,
+        reply: Reply,
+    },
+    Reconfigure {
+        config: Box<ClusterConfig>,
+        login: Credentials,
+        reply: oneshot::Sender<()>,
+    },
+    /// Answered when the task gets round to it: a sign of life.
+    Ping(oneshot::Sender<()>),
+}
+
+type Reply = oneshot::Sender<Result<String, Problem>>;
+
+struct ClusterTask {
+    name: ClusterName,
+    machine: Cluster,
+    shared: Shared,
+    login: Credentials,
+    requests: mpsc::Receiver<Request>,
+    observations: mpsc::Receiver<Observation>,
+    observer: mpsc::Sender<Observation>,
+    cadence: watch::Sender<Cadence>,
+    probes: BTreeMap<SocketAddr, ProbeHandle>,
+    status: watch::Sender<ClusterStatus>,
+    /// The epoch that the store has.
+    written: Epoch,
+}
+
+impl ClusterHandle {
+    /// Starts the task. It returns when the cluster's first plan has been carried out, or has failed.
+    pub async fn start(
+        config: ClusterConfig,
+        login: Credentials,
+        remembered: shunt_core::cluster::Remembered,
+        shared: Shared,
+    ) -> Self {
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let (observer, observations) = mpsc::channel(QUEUE);
+        let now = shared.clock.now();
+        let written = remembered.epoch;
+        let (machine, actions) = Cluster::new(config.clone(), remembered, now);
+        let (status, watched) = watch::channel(machine.status(now));
+        let mut task = ClusterTask {
+            name: config.name.clone(),
+            machine,
+            shared,
+            login,
+            requests: inbox,
+            observations,
+            observer,
+            cadence: watch::Sender::new(Cadence::Normal),
+            probes: BTreeMap::new(),
+            status,
+            written,
+        };
+        task.carry_out(actions).await;
+        task.set_probes();
+        tokio::spawn(task.run());
+        Self { requests, status: watched, config }
+    }
+
+    pub fn status(&self) -> ClusterStatus {
+        self.status.borrow().clone()
+    }
+
+    /// A way to send requests that outlives the borrow of the handle.
+    pub fn requests(&self) -> mpsc::Sender<Request> {
+        self.requests.clone()
+    }
+}
+
+impl ClusterTask {
+    async fn run(mut self) {
+        loop {
+            let deadline = self.machine.next_deadline().map(|at| self.shared.clock.instant(at));
+            let sleep = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let actions = tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.serve(request).await,
+                    None => return,
+                },
+                Some(seen) = self.observations.recv() => self.handle(Event::Observed(seen)),
+                () = sleep => self.handle(Event::Deadline),
+            };
+            self.carry_out(actions).await;
+            self.publish();
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Action> {
+        self.machine.handle(event, self.now())
+    }
+
+    fn now(&self) -> Mono {
+        self.shared.clock.now()
+    }
+
+    fn publish(&self) {
+        let status = self.machine.status(self.now());
+        self.status.send_replace(status);
+    }
+
+    /// Carries actions out in order, and those that follow from their results.
+    async fn carry_out(&mut self, actions: Vec<Action>) {
+        let mut actions = std::collections::VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Commit(plan) => {
+                    let outcome = self.commit(plan).await;
+                    actions.extend(self.handle(outcome));
+                }
+                Action::Pace(pace) => {
+                    self.cadence.send_replace(match pace {
+                        Pace::Normal => Cadence::Normal,
+                        Pace::Urgent => Cadence::Urgent,
+                    });
+                }
+                Action::Record(entry) => self.shared.journal.record(Some(&self.name), entry),
+            }
+        }
+    }
+
+    /// The epoch first, the kernel second.
+    async fn commit(&mut self, plan: Plan) -> Event {
+        let Plan { epoch, primary, mappings, .. } = plan;
+        // The first primary of all is no failover.
+        let before = self.machine.committed().and_then(|held| held.primary);
+        let fails_over = before.is_some() && primary.is_some() && before != primary;
+        if epoch > self.written {
+            if let Err(error) = self.shared.journal.advance(&self.name, epoch, primary).await {
+                return Event::CommitFailed { stage: Stage::State, error: error_chain(&error) };
+            }
+            self.written = epoch;
+        }
+        let change = Change { set: mappings, remove: Vec::new() };
+        let applied = self.shared.datapath.run(move |datapath| {
+            let first = match datapath.apply(&change) {
+                Ok(applied) => return (Vec::new(), Ok(applied)),
+                Err(error) => error,
+            };
+            // Somebody may have taken our table away a moment ago. Once it is back in line the change may pass.
+            match datapath.reconcile() {
+                Ok(drift) => (drift, datapath.apply(&change)),
+                Err(_) => (Vec::new(), Err(first)),
+            }
+        });
+        let failed = |error| Event::CommitFailed { stage: Stage::Datapath, error };
+        match applied.await {
+            Ok((drift, result)) => {
+                super::watch::note_repair(&self.shared, &drift);
+                if fails_over {
+                    self.count_failover(result.is_ok());
+                }
+                match result {
+                    Ok(applied) => {
+                        if applied.changed > 0 {
+                            self.shared.counters.committed(applied.commit);
+                        }
+                        Event::Committed { commit: applied.commit }
+                    }
+                    Err(error) => failed(error_chain(&error)),
+                }
+            }
+            Err(error) => failed(error.to_string()),
+        }
+    }
+
+    fn count_failover(&self, succeeded: bool) {
+        let status = self.machine.status(self.now());
+        let reason = if status.pinned.is_some() { "pinned" } else { status.verdict.word() };
+        let took = self.machine.trouble_since().map(|since| self.now().since(since));
+        self.shared.counters.failover(self.name.as_str(), reason, succeeded, took);
+    }
+
+    async fn serve(&mut self, request: Request) -> Vec<Action> {
+        match request {
+            Request::Pin { server, listener, confirmed, by, reply } => {
+                let doubts = self.machine.pin_doubts(server);
+                if !confirmed && !doubts.is_empty() {
+                    let _ = reply.send(Err(Problem {
+                        schema_version: SCHEMA_VERSION,
+                        code: ProblemCode::NeedsConfirmation,
+                        error: doubts.join("; "),
+                        hint: Some("confirm it with --yes if you know better".to_owned()),
+                        details: None,
+                    }));
+                    return Vec::new();
+                }
+                let since_ms = self.shared.clock.unix_ms_now();
+                let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
+                let saved = self.shared.journal.with(move |store| store.pin(&pin)).await;
+                let what = format!("{} pinned to {server} by {by}", pinned_words(&self.name, listener));
+                self.answer(saved, what, reply, Event::Pin { listener, server })
+            }
+            Request::Unpin { listener, by, reply } => {
+                let name = self.name.clone();
+                let saved = self.shared.journal.with(move |store| store.unpin(&name, listener)).await;
+                let what = format!("{} unpinned by {by}", pinned_words(&self.name, listener));
+                self.answer(saved.map(|_| ()), what, reply, Event::Unpin { listener })
+            }
+            Request::Pause { time, reason, by, reply } => {
+                let since_ms = self.shared.clock.unix_ms_now();
+                let pause = store::Pause {
+                    cluster: self.name.clone(),
+                    until_ms: time.map(|t| since_ms.saturating_add(i64::try_from(t.as_millis()).unwrap_or(i64::MAX))),
+                    reason: reason.clone(),
+                    since_ms,
+                    by: by.clone(),
+                };
+                let saved = self.shared.journal.with(move |store| store.pause(&pause)).await;
+                let what = format!("{} paused by {by}: {reason}", self.name);
+                let until = time.map(|t| self.now() + t);
+                self.answer(saved, what, reply, Event::Pause { until, reason: format!("{reason} ({by})") })
+            }
+            Request::Resume { by, reply } => {
+                let name = self.name.clone();
+                let saved = self.shared.journal.with(move |store| store.resume(&name)).await;
+                let what = format!("{} resumed by {by}", self.name);
+                self.answer(saved.map(|_| ()), what, reply, Event::Resume)
+            }
+            Request::Reconfigure { config, login, reply } => {
+                self.login = login;
+                let actions = self.machine.reconfigure(*config, self.now());
+                self.probes.clear();
+                self.set_probes();
+                let _ = reply.send(());
+                actions
+            }
+            Request::Ping(reply) => {
+                let _ = reply.send(());
+                Vec::new()
+            }
+        }
+    }
+
+    /// An operator's word counts once it is written down, and not before.
+    fn answer(
+        &mut self,
+        saved: Result<(), super::journal::JournalError>,
+        done: String,
+        reply: Reply,
+        event: Event,
+    ) -> Vec<Action> {
+        match saved {
+            Ok(()) => {
+                let actions = self.handle(event);
+                let _ = reply.send(Ok(done));
+                actions
+            }
+            Err(error) => {
+                let _ = reply.send(Err(Problem {
+                    schema_version: SCHEMA_VERSION,
+                    code: ProblemCode::Failed,
+                    error: format!(
+                        "nothing was changed, because it could not be written down: {}",
+                        error_chain(&error)
+                    ),
+                    hint: None,
+                    details: None,
+                }));
+                vec![Action::Record(Entry { kind: "refused", message: error_chain(&error), data: Vec::new() })]
+            }
+        }
+    }
+
+    fn set_probes(&mut self) {
+        let config = self.machine.config();
+        self.probes = config
+            .servers
+            .iter()
+            .map(|server| {
+                let spec = ProbeSpec {
+                    server: server.address,
+                    user: self.login.user.clone(),
+                    password: self.login.password.clone(),
+                    interval: config.probe.interval,
+                    timeout: config.probe.timeout,
+                };
+                let cadence = self.cadence.subscribe();
+                (server.address, probe::spawn(spec, cadence, self.observer.clone(), self.shared.clock))
+            })
+            .collect();
+    }
+}
+
+fn pinned_words(cluster: &ClusterName, listener: Option<SocketAddr>) -> String {
+    listener.map_or_else(|| cluster.to_string(), |l| format!("listener {l} of {cluster}"))
+}
+
+/// An error with all its causes, in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !words.ends_with(&text) {
+            words = format!("{words}: {text}");
+        }
+        cause = next.source();
+    }
+    words
+}

@@ -1,0 +1,15 @@
+//! The driver: what turns the pure core into an agent. It owns the tasks, the two blocking threads (datapath, store), and
+//! the order of things at start, at a reload and at the end.
+
+mod agent;
+mod cluster;
+mod journal;
+mod reload;
+mod watch;
+mod worker;
+
+pub use agent::{Agent, Paths, StartError};
+pub use cluster::{Request, error_chain};
+pub use journal::{Journal, JournalError};
+pub use reload::ReloadError;
+pub use worker::Worker;

@@ -1,0 +1,150 @@
+//! Taking a changed configuration into force: all of it, or none of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use shunt_core::ClusterName;
+use shunt_core::cluster::{Entry, on_removal};
+use shunt_core::config::ClusterConfig;
+use tokio::sync::oneshot;
+
+use super::agent::{Agent, load, read, write};
+use super::cluster::{ClusterHandle, Request};
+use crate::config::Loaded;
+use crate::control::api::{ReloadAnswer, SCHEMA_VERSION};
+
+/// A configuration that was not taken; what ran before still runs.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration is in error; what ran before still runs")]
+pub struct ReloadError {
+    /// The diagnostics, rendered.
+    pub diagnostics: String,
+}
+
+impl Agent {
+    /// Reads the configuration again. With any error in any file nothing changes.
+    pub async fn reload(&self, by: &str) -> Result<ReloadAnswer, ReloadError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let loaded = load(&self.paths).await;
+        if loaded.has_errors() {
+            let diagnostics = loaded.render(false);
+            self.record("reload_rejected", format!("a reload by {by} was rejected: what ran before still runs"));
+            return Err(ReloadError { diagnostics });
+        }
+        let answer = self.take(loaded).await;
+        self.record(
+            "reloaded",
+            format!(
+                "reloaded by {by}: {} clusters added, {} changed, {} removed",
+                answer.added.len(),
+                answer.changed.len(),
+                answer.removed.len()
+            ),
+        );
+        Ok(answer)
+    }
+
+    /// Starts the clusters whose files were in error when the agent started and are good now: a name that the resolver
+    /// did not know at boot, say.
+    pub(super) async fn start_what_was_broken(&self) {
+        if read(&self.broken).is_empty() {
+            return;
+        }
+        let _one_at_a_time = self.reloading.lock().await;
+        let loaded = load(&self.paths).await;
+        let still: Vec<_> = loaded.broken.iter().map(|b| b.path.clone()).collect();
+        if still.len() == read(&self.broken).len() {
+            return;
+        }
+        let running: BTreeSet<_> = read(&self.clusters).keys().cloned().collect();
+        for config in loaded.clusters.iter().filter(|c| !running.contains(&c.name)) {
+            self.record("recovered", format!("the file of cluster {} is in order now: it starts", config.name));
+            self.start_cluster(config.clone(), &loaded).await;
+        }
+        *write(&self.broken) = still;
+        self.note_diagnostics(&loaded);
+    }
+
+    async fn take(&self, loaded: Loaded) -> ReloadAnswer {
+        let before: BTreeMap<ClusterName, ClusterConfig> =
+            read(&self.clusters).iter().map(|(name, handle)| (name.clone(), handle.config.clone())).collect();
+        let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();
+        let removed: Vec<_> = before.keys().filter(|name| !wanted.contains(name)).cloned().collect();
+        for name in &removed {
+            write(&self.clusters).remove(name);
+        }
+
+        // A listener may have moved from one cluster to another: only those that no cluster has any more go.
+        let kept: BTreeSet<SocketAddr> =
+            loaded.clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
+        let gone = before
+            .values()
+            .flat_map(|c| &c.listeners)
+            .filter(|l| !kept.contains(&l.address))
+            .map(|l| (l.address, on_removal(l)))
+            .collect();
+        self.remove_listeners(gone).await;
+
+        let (mut added, mut changed) = (Vec::new(), Vec::new());
+        for config in &loaded.clusters {
+            match before.get(&config.name) {
+                None => {
+                    added.push(config.name.clone());
+                    self.start_cluster(config.clone(), &loaded).await;
+                }
+                Some(old) => {
+                    if old != config {
+                        changed.push(config.name.clone());
+                    }
+                    self.reconfigure(config.clone(), &loaded).await;
+                }
+            }
+        }
+        write(&self.broken).clear();
+        self.note_diagnostics(&loaded);
+        let mut diagnostics = loaded.render(false);
+        if loaded.agent.as_ref().is_some_and(|new| !self.settings.runs_as(new)) {
+            diagnostics
+                .push_str("warning: what changed in [agent] of shunt.toml takes effect at the agent's next start\n");
+        }
+        ReloadAnswer { schema_version: SCHEMA_VERSION, added, changed, removed, diagnostics }
+    }
+
+    async fn start_cluster(&self, config: ClusterConfig, loaded: &Loaded) {
+        let Some(login) = self.login(loaded, &config) else { return };
+        let name = config.name.clone();
+        let clock = self.shared.clock;
+        let memory = self.shared.journal.with(move |store| super::agent::remember(store, clock)).await;
+        let mut memory = match memory {
+            Ok(mut all) => all.remove(&name).unwrap_or_default(),
+            Err(error) => {
+                // Without its epoch a cluster could go back in time, so it does not start.
+                self.record("refused", format!("cluster {name} does not start: {}", super::error_chain(&error)));
+                return;
+            }
+        };
+        if let Ok(held) = self.shared.datapath.run(|datapath| datapath.committed()).await {
+            let held = held.into_iter().map(|h| (h.listener, h.backends)).collect();
+            memory.held = super::agent::held_by(&config, &held);
+        }
+        let handle = ClusterHandle::start(config, login, memory, self.shared.clone()).await;
+        self.adopt(handle);
+    }
+
+    async fn reconfigure(&self, config: ClusterConfig, loaded: &Loaded) {
+        let Some(login) = self.login(loaded, &config) else { return };
+        let Some(requests) = self.requests(&config.name) else { return };
+        let (reply, done) = oneshot::channel();
+        let request = Request::Reconfigure { config: Box::new(config.clone()), login, reply };
+        if requests.send(request).await.is_ok()
+            && done.await.is_ok()
+            && let Some(handle) = write(&self.clusters).get_mut(&config.name)
+        {
+            handle.config = config;
+        }
+    }
+
+    fn record(&self, kind: &'static str, message: String) {
+        self.shared.journal.record(None, Entry { kind, message, data: Vec::new() });
+    }
+}

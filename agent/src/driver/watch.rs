@@ -1,0 +1,101 @@
+//! Keeping the kernel in line: a comparison on every change that somebody else commits to nftables, and on a timer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use shunt_core::cluster::Entry;
+use shunt_core::datapath::{DatapathError, Drift};
+use shunt_rules::Notices;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::agent::{Agent, write};
+use super::cluster::Shared;
+use super::worker::Gone;
+
+/// The comparison that happens even if nobody gave notice.
+const EVERY: Duration = Duration::from_secs(10);
+/// A firewall reload is many commits: let it come to rest, so that one comparison does.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Starts the task that listens to the kernel and compares.
+pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
+    let mut notices = AsyncFd::with_interest(notices, Interest::READABLE)?;
+    tokio::spawn(async move {
+        let mut timer = tokio::time::interval(EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut listening = true;
+        loop {
+            tokio::select! {
+                _ = timer.tick() => {
+                    agent.start_what_was_broken().await;
+                    let full = !agent.shared.journal.has_room().await;
+                    agent.disk_is_full.store(full, Ordering::Relaxed);
+                }
+                changed = others_changed(&mut notices), if listening => match changed {
+                    Ok(true) => tokio::time::sleep(SETTLE).await,
+                    Ok(false) => continue,
+                    Err(error) => {
+                        tracing::error!(%error, "no notice of changes to nftables any more: drift is found on a timer only");
+                        listening = false;
+                    }
+                },
+            }
+            agent.compare().await;
+        }
+    });
+    Ok(())
+}
+
+/// Waits for the kernel's notices and reads them: whether any is of somebody else's change.
+async fn others_changed(notices: &mut AsyncFd<Notices>) -> std::io::Result<bool> {
+    let mut ready = notices.readable_mut().await?;
+    let changed = ready.get_inner_mut().others_changed();
+    ready.clear_ready();
+    changed
+}
+
+impl Agent {
+    async fn compare(&self) {
+        let found = self.shared.datapath.run(|datapath| datapath.reconcile()).await;
+        self.shared.counters.reconciled(self.shared.clock.unix_ms_now());
+        self.note_drift(found);
+    }
+
+    fn note_drift(&self, found: Result<Result<Vec<Drift>, DatapathError>, Gone>) {
+        let failure = match found {
+            Ok(Ok(drift)) => {
+                note_repair(&self.shared, &drift);
+                None
+            }
+            Ok(Err(error)) => Some(super::error_chain(&error)),
+            Err(error) => Some(error.to_string()),
+        };
+        let mut alarm = write(&self.drift_alarm);
+        if let Some(message) = &failure
+            && *alarm != failure
+        {
+            let entry = Entry {
+                kind: "alarm",
+                message: format!("the kernel could not be compared: {message}"),
+                data: Vec::new(),
+            };
+            self.shared.journal.record(None, entry);
+        }
+        *alarm = failure;
+    }
+}
+
+/// Puts what was amiss, and is repaired, into the history. How much of it is said is bounded; that it is said is not.
+pub(super) fn note_repair(shared: &Shared, drift: &[Drift]) {
+    const MOST: usize = 5;
+    if drift.is_empty() {
+        return;
+    }
+    shared.counters.repaired();
+    let words: Vec<_> = drift.iter().take(MOST).map(ToString::to_string).collect();
+    let more = if drift.len() > MOST { format!(" and {} more", drift.len() - MOST) } else { String::new() };
+    let message = format!("somebody changed the kernel's tables; repaired: {}{more}", words.join("; "));
+    shared.journal.record(None, Entry { kind: "drift", message, data: vec![("places", drift.len().to_string())] });
+}

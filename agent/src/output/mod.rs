@@ -1,0 +1,53 @@
+//! What a person sees: tables on stdout, talk on stderr. The only place that prints.
+#![expect(clippy::print_stderr, reason = "printing is what this module is for")]
+
+mod failure;
+mod table;
+
+use std::io::{IsTerminal, Write};
+
+pub use failure::Failure;
+pub use table::{Table, Tone};
+
+/// Text for stdout, with a newline. A reader that went away (`shunt list | head`) is no error.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            eprintln!("error: cannot write to stdout: {error}");
+        }
+        std::process::exit(1);
+    }
+}
+
+/// One JSON object on one line.
+pub fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|e| Failure::new("cannot write JSON").because(&e))?;
+    say(&text);
+    Ok(())
+}
+
+/// Talk, on stderr.
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Whether stdout takes colour: a terminal, and NO_COLOR is not set (no-color.org).
+pub fn has_colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// The same of stderr.
+pub fn stderr_has_colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Asks a question on the terminal; no terminal means no.
+pub fn confirm(question: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        return false;
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}

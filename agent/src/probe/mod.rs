@@ -1,0 +1,79 @@
+//! Observing servers as an ordinary client. One task a server keeps one connection, asks everything in one round trip a
+//! tick, and turns every answer, refusal or silence into an `Observation`. It decides nothing.
+//!
+//! A tick's way: [`task`] paces, [`session`] connects and asks, [`mysql`] and [`mariadb`] have the words and read the
+//! answers, [`classify`] names what failed, [`socket`] notices a connection that breaks between ticks.
+
+mod answer;
+mod classify;
+mod mariadb;
+mod mysql;
+mod session;
+mod socket;
+mod task;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use shunt_core::observation::{Failure, Flavour, Observation};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::config::Password;
+
+/// Whom to observe, as whom, how often.
+#[derive(Clone, Debug)]
+pub struct ProbeSpec {
+    pub server: SocketAddr,
+    pub user: String,
+    pub password: Password,
+    /// Between two rounds of questions while all is calm.
+    pub interval: Duration,
+    /// For a connection with its login, and for a round.
+    pub timeout: Duration,
+}
+
+/// How urgently somebody wants to know. A change takes effect at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cadence {
+    /// A round every `ProbeSpec::interval`.
+    Normal,
+    /// A round every 50 ms: evidence is being gathered.
+    Urgent,
+}
+
+/// A running probe. Dropping it ends the probe and closes its connection.
+#[derive(Debug)]
+pub struct ProbeHandle(JoinHandle<()>);
+
+impl Drop for ProbeHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Starts observing a server. Must be called within a tokio runtime. The probe ends with its handle, or when nobody
+/// receives its observations any more.
+pub fn spawn(
+    spec: ProbeSpec,
+    cadence: watch::Receiver<Cadence>,
+    observations: mpsc::Sender<Observation>,
+    clock: Clock,
+) -> ProbeHandle {
+    ProbeHandle(tokio::spawn(task::run(spec, cadence, observations, clock)))
+}
+
+/// Logs in once, as a probe would, for whoever has other questions than a probe.
+pub async fn connect(spec: ProbeSpec) -> Result<mysql_async::Conn, Failure> {
+    session::Login::new(spec).open().await.map(session::Session::into_conn)
+}
+
+/// What the probe's user needs, as statements with `shunt@'%'` for it. The first is required, the others only make the
+/// evidence better.
+pub const fn grants(flavour: Flavour) -> &'static [&'static str] {
+    match flavour {
+        Flavour::Mysql => mysql::GRANTS,
+        Flavour::Mariadb => mariadb::GRANTS,
+    }
+}

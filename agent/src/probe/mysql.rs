@@ -1,0 +1,194 @@
+//! MySQL's words. 8.0.22 and later say REPLICA and SOURCE, earlier ones SLAVE and MASTER; which it is, and what else the
+//! server has or lets us read, is asked when connecting and decides the tick's text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use mysql_async::Row;
+use shunt_core::observation::{Channel, Flavour, GroupMember, GroupView, Identity, IoThread, SemiSync, ServerState};
+
+use super::answer::{Columns, Rows, name_values, without_blanks};
+
+pub const GRANTS: &[&str] =
+    &["GRANT REPLICATION CLIENT ON *.* TO shunt@'%'", "GRANT SELECT ON performance_schema.* TO shunt@'%'"];
+
+/// Tried in this order; the first that the server knows is used.
+pub const STATUS_FORMS: [&str; 2] = ["SHOW REPLICA STATUS", "SHOW SLAVE STATUS"];
+
+/// Whether heartbeats can be read.
+pub const HEARTBEATS: &str = "SELECT s.CHANNEL_NAME, s.COUNT_RECEIVED_HEARTBEATS, s.LAST_HEARTBEAT_TIMESTAMP, \
+     c.HEARTBEAT_INTERVAL FROM performance_schema.replication_connection_status s \
+     JOIN performance_schema.replication_connection_configuration c USING (CHANNEL_NAME)";
+
+const MEMBERS: &str = "SELECT MEMBER_ID, MEMBER_STATE, MEMBER_ROLE FROM performance_schema.replication_group_members";
+
+/// What this server has, and lets us read.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    pub identity: Identity,
+    pub status_form: &'static str,
+    pub heartbeats: bool,
+    pub group: bool,
+    /// Prefixes of the semi-sync variables: `source` and `replica`, or `master` and `slave`.
+    pub semi_sync_source: Option<&'static str>,
+    pub semi_sync_replica: Option<&'static str>,
+}
+
+impl Capabilities {
+    /// From the server's global variables; what can only be found out by trying is filled in by the caller.
+    pub fn new(identity: Identity, variables: &BTreeMap<String, String>) -> Self {
+        let first = |names: [&'static str; 2]| {
+            names.into_iter().find(|name| variables.contains_key(&format!("rpl_semi_sync_{name}_enabled")))
+        };
+        Self {
+            identity,
+            status_form: STATUS_FORMS[0],
+            heartbeats: false,
+            group: variables.get("group_replication_group_name").is_some_and(|name| !name.is_empty()),
+            semi_sync_source: first(["source", "master"]),
+            semi_sync_replica: first(["replica", "slave"]),
+        }
+    }
+
+    /// The tick's text, as one query of several statements.
+    pub fn tick(&self) -> String {
+        let mut sql = "SELECT @@global.server_id AS server_id, @@global.read_only AS read_only, \
+             @@global.super_read_only AS super_read_only, @@global.gtid_executed AS gtid"
+            .to_owned();
+        for (alias, name) in [("semi_source", self.semi_sync_source), ("semi_replica", self.semi_sync_replica)] {
+            if let Some(name) = name {
+                let _ = write!(sql, ", @@global.rpl_semi_sync_{name}_enabled AS {alias}");
+            }
+        }
+        let _ = write!(sql, ";{}", self.status_form);
+        if self.heartbeats {
+            let _ = write!(sql, ";{HEARTBEATS}");
+        }
+        if self.group {
+            let _ = write!(sql, ";{MEMBERS}");
+        }
+        if let Some(name) = self.semi_sync_source {
+            let _ = write!(
+                sql,
+                ";SHOW GLOBAL STATUS WHERE Variable_name IN \
+                 ('Rpl_semi_sync_{name}_status','Rpl_semi_sync_{name}_clients')"
+            );
+        }
+        sql
+    }
+
+    /// Reads the answer to [`Self::tick`]. `None`: it is not the answer to it.
+    pub fn read(&self, answer: &[Rows]) -> Option<ServerState> {
+        let mut sets = answer.iter();
+        let server = sets.next()?.first()?;
+        let status = sets.next()?;
+        let heartbeats = if self.heartbeats { sets.next()?.as_slice() } else { &[] };
+        let members = if self.group { Some(sets.next()?) } else { None };
+        let semi = if self.semi_sync_source.is_some() { Some(sets.next()?) } else { None };
+        let channels = status.iter().filter(|row| is_replication(row)).map(|row| {
+            let name = row.text(&["Channel_Name"]);
+            let beat = heartbeats.iter().find(|beat| beat.text(&["CHANNEL_NAME"]) == name);
+            channel(name, row, beat)
+        });
+        Some(ServerState {
+            identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
+            read_only: server.is_on(&["read_only"]),
+            super_read_only: server.is_on(&["super_read_only"]),
+            gtid_executed: without_blanks(&server.text(&["gtid"])),
+            channels: channels.collect(),
+            group: members.and_then(|rows| group(rows)),
+            semi_sync: semi_sync(server, semi, self.semi_sync_replica.is_some()),
+        })
+    }
+}
+
+/// Group Replication's own two channels have no source.
+fn is_replication(row: &Row) -> bool {
+    !matches!(row.bytes(&["Channel_Name"]), Some(b"group_replication_applier" | b"group_replication_recovery"))
+}
+
+fn channel(name: String, row: &Row, beat: Option<&Row>) -> Channel {
+    let read = |names: &[&str]| row.text(names);
+    // Bytes say that something came; heartbeats that the source lives when it has nothing to say.
+    let mut received = format!(
+        "{}:{}",
+        read(&["Source_Log_File", "Master_Log_File"]),
+        read(&["Read_Source_Log_Pos", "Read_Master_Log_Pos"])
+    );
+    if let Some(beat) = beat {
+        let _ = write!(
+            received,
+            " heartbeat {} at {}",
+            beat.text(&["COUNT_RECEIVED_HEARTBEATS"]),
+            beat.text(&["LAST_HEARTBEAT_TIMESTAMP"])
+        );
+    }
+    let uuid = read(&["Source_UUID", "Master_UUID"]);
+    Channel {
+        name,
+        source_host: read(&["Source_Host", "Master_Host"]),
+        source_port: row.number(&["Source_Port", "Master_Port"]).and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
+        source_uuid: (!uuid.is_empty()).then_some(uuid),
+        source_server_id: row.number(&["Source_Server_Id", "Master_Server_Id"]).unwrap_or(0),
+        io: io_thread(row.bytes(&["Replica_IO_Running", "Slave_IO_Running"])),
+        sql_running: row.is_on(&["Replica_SQL_Running", "Slave_SQL_Running"]),
+        lag: row.seconds(&["Seconds_Behind_Source", "Seconds_Behind_Master"]),
+        received,
+        heartbeat_period: beat.and_then(|b| b.seconds(&["HEARTBEAT_INTERVAL"])).filter(|p| !p.is_zero()),
+        last_error: last_error(row),
+    }
+}
+
+/// `Yes`, `No`, and anything between them: `Connecting`, MariaDB's `Preparing`.
+pub fn io_thread(running: Option<&[u8]>) -> IoThread {
+    match running {
+        Some(b"Yes") => IoThread::Connected,
+        None | Some(b"No" | b"") => IoThread::Stopped,
+        Some(_) => IoThread::Connecting,
+    }
+}
+
+/// Both errors, the I/O thread's first.
+pub fn last_error(row: &Row) -> String {
+    let io = row.text(&["Last_IO_Error"]);
+    let sql = row.text(&["Last_SQL_Error"]);
+    if io.is_empty() || sql.is_empty() { io + &sql } else { format!("{io}; {sql}") }
+}
+
+/// `None`: Group Replication is installed and has never run.
+fn group(rows: &[Row]) -> Option<GroupView> {
+    let members: Vec<_> = rows
+        .iter()
+        .map(|row| GroupMember {
+            uuid: row.text(&["MEMBER_ID"]),
+            online: row.bytes(&["MEMBER_STATE"]) == Some(b"ONLINE"),
+            primary: row.bytes(&["MEMBER_ROLE"]) == Some(b"PRIMARY"),
+        })
+        .filter(|member| !member.uuid.is_empty())
+        .collect();
+    (!members.is_empty()).then_some(GroupView { members })
+}
+
+fn semi_sync(server: &Row, status: Option<&Rows>, replica_installed: bool) -> Option<SemiSync> {
+    if status.is_none() && !replica_installed {
+        return None;
+    }
+    let status = status.map(|rows| name_values(rows)).unwrap_or_default();
+    let find = |end: &str| status.iter().find(|(name, _)| name.ends_with(end)).map_or("", |(_, value)| value.as_str());
+    Some(SemiSync {
+        source_enabled: server.is_on(&["semi_source"]),
+        source_active: find("_status") == "ON",
+        replica_enabled: server.is_on(&["semi_replica"]),
+        clients: find("_clients").parse().unwrap_or(0),
+    })
+}
+
+/// Whether the variables are MySQL's.
+pub fn identity(variables: &BTreeMap<String, String>) -> Option<Identity> {
+    Some(Identity {
+        uuid: Some(variables.get("server_uuid")?.clone()),
+        server_id: 0,
+        flavour: Flavour::Mysql,
+        version: variables.get("version").cloned().unwrap_or_default(),
+    })
+}

@@ -1,0 +1,169 @@
+//! Prometheus metrics, in the OpenMetrics text format. No label is per client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use shunt_core::cluster::ListenerState;
+use shunt_core::config::ListenerRole;
+
+use crate::driver::Agent;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// What is counted as it happens; everything else is read off the status when somebody asks.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    commits: Histogram,
+    repairs: Counter,
+    failovers: Family<Labels, Counter>,
+    failover_times: Histogram,
+    reconciled_ms: Arc<AtomicU64>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        // 50 µs to 100 ms: a commit takes some hundred microseconds.
+        let bounds = [50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 3.2e-3, 6.4e-3, 25e-3, 100e-3];
+        // 50 ms to a minute: how long somebody else takes to promote is most of it.
+        let failovers = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+        Self {
+            commits: Histogram::new(bounds),
+            repairs: Counter::default(),
+            failovers: Family::default(),
+            failover_times: Histogram::new(failovers),
+            reconciled_ms: Arc::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// A transaction was acknowledged, so long after it was sent.
+    pub fn committed(&self, took: Duration) {
+        self.commits.observe(took.as_secs_f64());
+    }
+
+    /// A cluster's listeners lead to another primary than before, or could not be led to it.
+    pub fn failover(&self, cluster: &str, reason: &str, succeeded: bool, took: Option<Duration>) {
+        let result = if succeeded { "ok" } else { "failed" };
+        let labels =
+            vec![("cluster", cluster.to_owned()), ("reason", reason.to_owned()), ("result", result.to_owned())];
+        self.failovers.get_or_create(&labels).inc();
+        if let Some(took) = took.filter(|_| succeeded) {
+            self.failover_times.observe(took.as_secs_f64());
+        }
+    }
+
+    /// The kernel was found out of line and was repaired.
+    pub fn repaired(&self) {
+        self.repairs.inc();
+    }
+
+    /// The kernel was compared with what was committed, at that Unix time.
+    pub fn reconciled(&self, unix_ms: i64) {
+        self.reconciled_ms.store(unix_ms.max(0) as u64, Ordering::Relaxed);
+    }
+}
+
+/// Everything as text.
+pub async fn metrics_text(agent: &Agent) -> String {
+    let counters = agent.counters();
+    let mut registry = Registry::with_prefix("shunt");
+    registry.register(
+        "commit_duration_seconds",
+        "Kernel transactions, from sending to acknowledgement",
+        counters.commits.clone(),
+    );
+    registry.register(
+        "drift_repairs",
+        "Times that the kernel's tables were found changed and were repaired",
+        counters.repairs.clone(),
+    );
+
+    registry.register(
+        "failovers",
+        "Changes of primary that were carried out, by the verdict that called for them",
+        counters.failovers.clone(),
+    );
+    registry.register(
+        "failover_duration_seconds",
+        "From the first sign of trouble to the listeners leading to the new primary",
+        counters.failover_times.clone(),
+    );
+    if let Some(flows) = agent.severed().await {
+        let severed = Counter::<u64>::default();
+        severed.inc_by(flows);
+        registry.register("flows_severed", "Flows ended because their backend left", severed);
+    }
+
+    let reconciled = Gauge::<f64, AtomicU64>::default();
+    reconciled.set(counters.reconciled_ms.load(Ordering::Relaxed) as f64 / 1000.0);
+    registry.register(
+        "last_reconcile_timestamp_seconds",
+        "When the kernel was last compared with what was committed",
+        reconciled,
+    );
+
+    let lost = Counter::<u64>::default();
+    lost.inc_by(agent.journal().lost());
+    registry.register("history_lost", "Lines of history that could not be written", lost);
+
+    let build = Family::<Labels, Gauge>::default();
+    build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+    registry.register("build_info", "The version that runs", build);
+
+    let up = Family::<Labels, Gauge>::default();
+    let mapping = Family::<Labels, Gauge>::default();
+    let epoch = Family::<Labels, Gauge>::default();
+    let verdict = Family::<Labels, Gauge>::default();
+    let connections = Family::<Labels, Gauge>::default();
+    let alarms = Family::<Labels, Gauge>::default();
+    let counted = agent.connections().await;
+    for cluster in agent.statuses() {
+        let name = ("cluster", cluster.name.to_string());
+        epoch.get_or_create(&vec![name.clone()]).set(cluster.epoch.0.cast_signed());
+        verdict.get_or_create(&vec![name.clone(), ("verdict", cluster.verdict.to_string())]).set(1);
+        alarms.get_or_create(&vec![name.clone()]).set(cluster.alarms.len().cast_signed() as i64);
+        for server in &cluster.servers {
+            let labels = vec![name.clone(), ("server", server.address.to_string())];
+            up.get_or_create(&labels).set(i64::from(server.state == "up"));
+        }
+        for listener in &cluster.listeners {
+            let role = match listener.role {
+                ListenerRole::Primary => "primary",
+                ListenerRole::Replica => "replica",
+            };
+            let labels = vec![name.clone(), ("listener", listener.address.to_string()), ("role", role.to_owned())];
+            if let Some(counted) = &counted {
+                let now = counted.get(&listener.address).copied().unwrap_or(0);
+                connections.get_or_create(&labels).set(now.cast_signed());
+            }
+            let open = listener.state == ListenerState::Open;
+            let backends: Vec<_> = listener.backends.iter().map(ToString::to_string).collect();
+            let labels =
+                [labels, vec![("backends", backends.join(",")), ("state", listener.state.word().to_owned())]].concat();
+            mapping.get_or_create(&labels).set(i64::from(open));
+        }
+    }
+    registry.register("backend_up", "Whether the server answers the probes", up);
+    registry.register("mapping_info", "Where each listener leads; 0 when it is fenced", mapping);
+    registry.register("cluster_epoch", "The cluster's epoch", epoch);
+    registry.register("cluster_verdict_info", "The verdict on the cluster's primary", verdict);
+    registry.register("cluster_alarms", "Alarms of the cluster", alarms);
+    let own = Gauge::<i64>::default();
+    own.set(agent.alarms().len().cast_signed() as i64);
+    registry.register("agent_alarms", "Alarms of the agent itself and of its configuration", own);
+    registry.register("listener_connections", "Established connections through the listener", connections);
+
+    let mut text = String::new();
+    if let Err(error) = encode(&mut text, &registry) {
+        tracing::error!(%error, "metrics could not be written as text");
+    }
+    text
+}

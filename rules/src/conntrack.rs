@@ -1,0 +1,221 @@
+//! Conntrack's entries: counted, found and deleted.
+//!
+//! Dumps are streamed; memory does not grow with the number of flows. The kernel is asked to leave out what cannot be
+//! ours, and since older kernels ignore that, every entry is looked at again here.
+
+pub mod entry;
+pub mod reaper;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+
+use crate::element::Pair;
+use crate::netlink::socket::Netlink;
+use crate::netlink::{ctnetlink, finish, header};
+use crate::schema::Family;
+use crate::state::upkeep::Remaining;
+use crate::tlv;
+use entry::{Entry, put_tuple};
+
+/// linux/netfilter/nf_conntrack_tcp.h
+const TCP_ESTABLISHED: u8 = 3;
+
+/// linux/netfilter/nfnetlink_conntrack.h
+pub(crate) const CTA_TUPLE_ORIG: u16 = 1;
+pub(crate) const CTA_TUPLE_REPLY: u16 = 2;
+pub(crate) const CTA_STATUS: u16 = 3;
+pub(crate) const CTA_PROTOINFO: u16 = 4;
+pub(crate) const CTA_ID: u16 = 12;
+pub(crate) const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_STATUS_MASK: u16 = 26;
+
+const IPCTNL_MSG_CT_GET: i32 = 1;
+const IPCTNL_MSG_CT_DELETE: i32 = 2;
+
+const IPS_DST_NAT: u32 = 1 << 5;
+
+/// Up to so many pairs are looked for one by one, in the kernel; more are picked out of one dump of everything.
+const FILTERED: usize = 8;
+
+/// Deletions per send, each of which is acknowledged.
+const PER_SEND: usize = 64;
+
+/// A socket for conntrack.
+pub struct Conntrack {
+    netlink: Netlink,
+}
+
+impl Conntrack {
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open()? })
+    }
+
+    /// The established connections through each of `listeners`; those without any are there with 0.
+    pub fn connections(
+        &mut self,
+        listeners: impl IntoIterator<Item = SocketAddr>,
+    ) -> io::Result<BTreeMap<SocketAddr, u64>> {
+        let mut counts: BTreeMap<SocketAddr, u64> = listeners.into_iter().map(|listener| (listener, 0)).collect();
+        for family in families(counts.keys()) {
+            let found = self.dump(family, Filter::Mapped, BTreeMap::<SocketAddr, u64>::new, |found, entry| {
+                let listener = entry.original.destination;
+                if entry.tcp_state == Some(TCP_ESTABLISHED) && counts.contains_key(&listener) {
+                    *found.entry(listener).or_default() += 1;
+                }
+            })?;
+            counts.extend(found);
+        }
+        Ok(counts)
+    }
+
+    /// Which of these listeners and pairs still have flows, in whatever state.
+    pub fn remaining(&mut self, listeners: &BTreeSet<SocketAddr>, pairs: &BTreeSet<Pair>) -> io::Result<Remaining> {
+        let mut remaining = Remaining::default();
+        for family in families(listeners.iter().chain(pairs.iter().map(|pair| &pair.listener))) {
+            let found = self.dump(family, Filter::Mapped, Remaining::default, |found, entry| {
+                let pair = entry.pair();
+                if listeners.contains(&pair.listener) {
+                    found.listeners.insert(pair.listener);
+                }
+                if pairs.contains(&pair) {
+                    found.pairs.insert(pair);
+                }
+            })?;
+            remaining.listeners.extend(found.listeners);
+            remaining.pairs.extend(found.pairs);
+        }
+        Ok(remaining)
+    }
+
+    /// The entries of these pairs. Memory grows with what is found, and only with that.
+    pub fn find(&mut self, pairs: &BTreeSet<Pair>) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        if pairs.len() <= FILTERED {
+            for pair in pairs {
+                let family = Family::of(&pair.listener);
+                entries.extend(self.dump(family, Filter::Pair(*pair), Vec::new, |found, entry| {
+                    if entry.pair() == *pair {
+                        found.push(entry);
+                    }
+                })?);
+            }
+        } else {
+            for family in families(pairs.iter().map(|pair| &pair.listener)) {
+                entries.extend(self.dump(family, Filter::Mapped, Vec::new, |found, entry| {
+                    if pairs.contains(&entry.pair()) {
+                        found.push(entry);
+                    }
+                })?);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Deletes entries and returns how many were still there.
+    pub fn delete(&mut self, entries: &[Entry]) -> io::Result<u64> {
+        let mut deleted = 0;
+        for some in entries.chunks(PER_SEND) {
+            let mut bytes = Vec::new();
+            for entry in some {
+                let seq = self.netlink.next_seq();
+                let family = nfproto(Family::of(&entry.original.destination));
+                let mut message = header(ctnetlink(IPCTNL_MSG_CT_DELETE), libc::NLM_F_ACK, seq, family);
+                put_tuple(&mut message, CTA_TUPLE_ORIG, &entry.original);
+                // An entry that took the place of the one we saw has another id.
+                tlv::put(&mut message, CTA_ID, &entry.id.to_be_bytes());
+                if let Some(zone) = entry.zone {
+                    tlv::put(&mut message, CTA_ZONE, &zone.to_be_bytes());
+                }
+                bytes.extend(finish(message));
+            }
+            let mut failure = None;
+            self.netlink.request(&bytes, |_, outcome| match outcome {
+                Ok(()) => deleted += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => failure = Some(error),
+            })?;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        Ok(deleted)
+    }
+
+    fn dump<T>(
+        &mut self,
+        family: Family,
+        filter: Filter,
+        start: impl Fn() -> T,
+        mut each: impl FnMut(&mut T, Entry),
+    ) -> io::Result<T> {
+        let request = |seq| {
+            let mut message = header(ctnetlink(IPCTNL_MSG_CT_GET), libc::NLM_F_DUMP, seq, nfproto(family));
+            filter.put(&mut message);
+            finish(message)
+        };
+        self.netlink.dump(request, start, |all, message| {
+            if let Some(entry) = Entry::parse(message) {
+                each(all, entry);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What the kernel may leave out of a dump.
+enum Filter {
+    /// Flows whose destination was not rewritten.
+    Mapped,
+    /// Flows of other pairs.
+    Pair(Pair),
+}
+
+impl Filter {
+    fn put(&self, message: &mut Vec<u8>) {
+        const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+        const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+        // net/netfilter/nf_conntrack_netlink.c: CTA_FILTER_F_*
+        const IP_SRC: u32 = 1 << 0;
+        const IP_DST: u32 = 1 << 1;
+        const PROTO_NUM: u32 = 1 << 3;
+        const PROTO_SRC_PORT: u32 = 1 << 4;
+        const PROTO_DST_PORT: u32 = 1 << 5;
+        match self {
+            Self::Mapped => {
+                tlv::put(message, CTA_STATUS, &IPS_DST_NAT.to_be_bytes());
+                tlv::put(message, CTA_STATUS_MASK, &IPS_DST_NAT.to_be_bytes());
+            }
+            Self::Pair(pair) => {
+                let any = entry::unspecified(&pair.listener);
+                let original = entry::Tuple { source: any, destination: pair.listener };
+                let reply = entry::Tuple { source: pair.backend, destination: any };
+                put_tuple(message, CTA_TUPLE_ORIG, &original);
+                put_tuple(message, CTA_TUPLE_REPLY, &reply);
+                // Seen on Linux 6.18: asked for an IPv6 address, the kernel leaves out exactly the flows that have it.
+                let (listener, backend) = match Family::of(&pair.listener) {
+                    Family::V4 => (IP_DST, IP_SRC),
+                    Family::V6 => (0, 0),
+                };
+                tlv::nest(message, CTA_FILTER, |filter| {
+                    let flags = listener | PROTO_NUM | PROTO_DST_PORT;
+                    tlv::put(filter, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
+                    let flags = backend | PROTO_NUM | PROTO_SRC_PORT;
+                    tlv::put(filter, CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes());
+                });
+            }
+        }
+    }
+}
+
+fn families<'a>(addresses: impl Iterator<Item = &'a SocketAddr>) -> BTreeSet<Family> {
+    addresses.map(Family::of).collect()
+}
+
+const fn nfproto(family: Family) -> i32 {
+    match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    }
+}
