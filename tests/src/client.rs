@@ -46,8 +46,15 @@ pub struct Attempt {
 
 pub struct Writer {
     attempts: Arc<Mutex<Vec<Attempt>>>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     thread: Option<JoinHandle<Result<()>>>,
+}
+
+/// What the writing thread is told.
+#[derive(Default)]
+struct Orders {
+    stop: AtomicBool,
+    pause: AtomicBool,
 }
 
 impl Writer {
@@ -55,18 +62,18 @@ impl Writer {
     pub fn start(from: &Host, to: SocketAddr, flavour: Flavour, pace: Pace) -> Result<Self> {
         let namespace = File::open(from.ns().path())?;
         let attempts: Arc<Mutex<Vec<Attempt>>> = Arc::default();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (record, ending) = (Arc::clone(&attempts), Arc::clone(&stop));
+        let orders = Arc::new(Orders::default());
+        let (record, told) = (Arc::clone(&attempts), Arc::clone(&orders));
         let opts = login(to, flavour);
         let thread = std::thread::spawn(move || -> Result<()> {
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(write_on(opts, pace, &record, &ending));
+            runtime.block_on(write_on(opts, pace, &record, &told));
             // What still says goodbye to a dead server must not hold us up.
             runtime.shutdown_background();
             Ok(())
         });
-        Ok(Self { attempts, stop, thread: Some(thread) })
+        Ok(Self { attempts, orders, thread: Some(thread) })
     }
 
     /// Everything so far.
@@ -105,6 +112,11 @@ impl Writer {
         gaps.map(|pair| pair[1] - pair[0]).max()
     }
 
+    /// Writes nothing until told otherwise; the connection stays. A pause looks like an outage in the record.
+    pub fn pause(&self, on: bool) {
+        self.orders.pause.store(on, Ordering::Relaxed);
+    }
+
     /// Ends the writing; everything it did.
     pub fn finish(mut self) -> Result<Vec<Attempt>> {
         self.join()?;
@@ -112,7 +124,7 @@ impl Writer {
     }
 
     fn join(&mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.orders.stop.store(true, Ordering::Relaxed);
         let Some(thread) = self.thread.take() else { return Ok(()) };
         thread.join().map_err(|_| anyhow!("the writing client panicked"))?
     }
@@ -157,13 +169,16 @@ pub fn ask(from: &Host, to: SocketAddr, flavour: Flavour, query: &str, patience:
     answer.with_context(|| format!("{} asked {to}: {query}", from.name()))
 }
 
-async fn write_on(opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt>>, ending: &AtomicBool) {
+async fn write_on(opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt>>, told: &Orders) {
     let mut tick = tokio::time::interval(pace.every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut kept = None;
     let mut number = 0_u64;
-    while !ending.load(Ordering::Relaxed) {
+    while !told.stop.load(Ordering::Relaxed) {
         tick.tick().await;
+        if told.pause.load(Ordering::Relaxed) {
+            continue;
+        }
         number += 1;
         let note = format!("write {number}");
         let began = Instant::now();

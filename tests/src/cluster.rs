@@ -54,6 +54,51 @@ impl Cluster {
         self.servers[0].flavour()
     }
 
+    /// What an outside tool does when the primary is dead: promotes the replica that has received most. Its number.
+    pub fn promote_best(&self, candidates: &[usize]) -> Result<usize> {
+        for &number in candidates {
+            self.servers[number].sql(words(&self.servers[number]).stop_receiving)?;
+        }
+        let mut best = *candidates.first().context("nobody to promote")?;
+        for &number in &candidates[1..] {
+            if self.has_less(best, number)? {
+                best = number;
+            }
+        }
+        self.promote(best)?;
+        Ok(best)
+    }
+
+    /// Whether `other` has received something that `number` has not.
+    fn has_less(&self, number: usize, other: usize) -> Result<bool> {
+        let (mine, theirs) = (self.received(number)?, self.received(other)?);
+        match self.flavour() {
+            Flavour::Mysql => {
+                let contained = format!("SELECT GTID_SUBSET('{theirs}', '{mine}')");
+                Ok(self.servers[number].value(&contained)? == "0")
+            }
+            // domain-server-sequence, and the lab has one domain.
+            Flavour::Mariadb => {
+                let sequence = |gtid: &str| gtid.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+                Ok(sequence(&mine) < sequence(&theirs))
+            }
+        }
+    }
+
+    /// Everything that a server has, applied or not.
+    fn received(&self, number: usize) -> Result<String> {
+        let server = &self.servers[number];
+        let status = server.row(words(server).status)?;
+        let column = |name: &str| status.get(name).cloned().unwrap_or_default();
+        Ok(match server.flavour() {
+            Flavour::Mysql => {
+                let set = format!("{},{}", column("Executed_Gtid_Set"), column("Retrieved_Gtid_Set"));
+                set.replace('\n', "").trim_matches(',').to_owned()
+            }
+            Flavour::Mariadb => column("Gtid_IO_Pos"),
+        })
+    }
+
     /// Makes a replica a primary: what it has received is applied, replication reset, then writable.
     pub fn promote(&self, number: usize) -> Result<()> {
         let server = &self.servers[number];
@@ -70,6 +115,12 @@ impl Cluster {
         server.sql(words(server).stop)?;
         server.sql(words(server).reset)?;
         self.set_read_only(number, false)
+    }
+
+    /// The SQL that makes a replica a primary, once everything is applied: for a person to type.
+    pub fn promotion(&self) -> Vec<&'static str> {
+        let words = words(&self.servers[0]);
+        [&[words.stop, words.reset], words.writable].concat()
     }
 
     /// Sets or clears the flag that keeps everybody from writing. Not persistent: a restarted server is as its options say.
@@ -128,15 +179,15 @@ impl Cluster {
         let (position, answer, expected) = match server.flavour() {
             Flavour::Mysql => {
                 let set = from.value("SELECT @@global.gtid_executed")?;
-                (set.clone(), format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{set}', 30)"), "0")
+                (set.clone(), format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{set}', 45)"), "0")
             }
             Flavour::Mariadb => {
                 let set = from.value("SELECT @@global.gtid_binlog_pos")?;
-                (set.clone(), format!("SELECT MASTER_GTID_WAIT('{set}', 30)"), "0")
+                (set.clone(), format!("SELECT MASTER_GTID_WAIT('{set}', 45)"), "0")
             }
         };
         let got = server.value(&answer)?;
-        ensure!(got == expected, "{} has not applied {position} of {} within 30 s", server.name(), from.name());
+        ensure!(got == expected, "{} has not applied {position} of {} within 45 s", server.name(), from.name());
         Ok(())
     }
 

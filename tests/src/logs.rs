@@ -24,6 +24,8 @@ pub fn keep(name: &str, path: &Path) {
         return;
     }
     if let Ok(mut kept) = KEPT.lock() {
+        // Of a server that was started several times, its last life.
+        kept.retain(|(earlier, _)| earlier != name);
         kept.push((name.to_owned(), text));
     }
 }

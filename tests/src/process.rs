@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Process {
 
     /// The same, with the command's standard streams left as they are.
     pub fn spawn_as_is(name: &str, command: Command, log: Option<&Path>) -> Result<Self> {
-        let child = spawn_bound(command).with_context(|| format!("cannot start {name}"))?;
+        let child = spawn_bound(command, Signal::SIGKILL).with_context(|| format!("cannot start {name}"))?;
         Ok(Self { child, name: name.to_owned(), log: log.map(Path::to_path_buf), ended: None })
     }
 
@@ -115,6 +115,14 @@ impl Drop for Process {
     }
 }
 
+/// Runs a command to its end and returns what it said; it gets the signal `last_word` if this process dies meanwhile.
+pub fn output(mut command: Command, last_word: Signal) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn_bound(command, last_word).with_context(|| format!("cannot run {name}"))?;
+    child.wait_with_output().with_context(|| format!("lost track of {name}"))
+}
+
 /// How it ended, in words.
 pub fn ending(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
@@ -126,14 +134,14 @@ pub fn ending(status: ExitStatus) -> String {
 
 /// Spawns with `PR_SET_PDEATHSIG`. The kernel counts the death of the *thread* that forked as the parent's death, so
 /// every child is forked by one thread that never ends.
-fn spawn_bound(mut command: Command) -> io::Result<Child> {
+fn spawn_bound(mut command: Command, last_word: Signal) -> io::Result<Child> {
     type Order = (Command, Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<Sender<Order>> = OnceLock::new();
     let parent = std::process::id().cast_signed();
     // SAFETY: between fork and exec only prctl and getppid are called, which are bare system calls.
     unsafe {
         command.pre_exec(move || {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, last_word as libc::c_int) != 0 {
                 return Err(io::Error::last_os_error());
             }
             // The parent may have died before the prctl: then nobody would tell us.

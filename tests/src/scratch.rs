@@ -4,13 +4,16 @@
 //! Three lines of defence: guards (Drop), the undertaker (after kill -9), and [`sweep`] (`cargo xtask clean`).
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use crate::flavour::cache;
 use crate::netns;
 
 /// Where `ip netns` keeps names.
@@ -34,9 +37,21 @@ pub fn root() -> Result<&'static Path> {
         return Ok(path);
     }
     let path = std::env::temp_dir().join(prefix());
-    fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match fs::create_dir(&path) {
+        // The name can be guessed, so somebody else may have been there first.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let owner = fs::symlink_metadata(&path)?.uid();
+            ensure!(owner == nix::unistd::geteuid().as_raw(), "{} belongs to user {owner}", path.display());
+        }
+        made => made.with_context(|| format!("cannot make {}", path.display()))?,
+    }
     hire_undertaker(&path)?;
     Ok(ROOT.get_or_init(|| path))
+}
+
+/// The end of the name of something in the cache that this process has not finished making.
+pub fn part() -> String {
+    format!(".part-{}", prefix())
 }
 
 /// Whether files are to stay for inspection: `SHUNT_KEEP=1`.
@@ -84,7 +99,8 @@ for file in "$1"/"$2"-*; do
     umount -l "$file" 2>/dev/null
     rm -f "$file"
 done
-[ -n "$4" ] || rm -rf "$3"
+# Twice: what was just killed may still have been making files.
+[ -n "$4" ] || rm -rf "$3" || { sleep 1; rm -rf "$3"; }
 "#;
 
 fn hire_undertaker(dir: &Path) -> Result<()> {
@@ -132,15 +148,19 @@ pub fn sweep() -> Swept {
             swept.namespaces.push(name);
         }
     }
-    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("shunt-") && owner(&name).is_some_and(is_dead) && fs::remove_dir_all(entry.path()).is_ok() {
-            swept.folders.push(entry.path());
+    for dir in [std::env::temp_dir(), cache()] {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = name.split_once(".part-").map_or(name.as_str(), |(_, owner)| owner);
+            if owner(name).is_some_and(is_dead) && fs::remove_dir_all(entry.path()).is_ok() {
+                swept.folders.push(entry.path());
+            }
         }
     }
     swept
 }
 
+/// The process that `shunt-<pid>` or `shunt-<pid>-…` belongs to.
 fn owner(name: &str) -> Option<u32> {
     name.strip_prefix("shunt-")?.split('-').next()?.parse().ok()
 }

@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
 
 use crate::flavour::cache;
-use crate::{Flavour, Install, scratch};
+use crate::{Flavour, Install, process, scratch};
 
 /// Password of every user below but root, who has none. A lab has no secrets.
 pub const PASSWORD: &str = "shunt-lab";
@@ -44,7 +45,9 @@ CREATE TABLE app.t (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, note VARCHAR(
 pub fn copy_to(install: &Install, data: &Path) -> Result<()> {
     let template = prepare(install)?;
     // cp rather than a loop of ours: sparse files stay sparse, and a file system that can share blocks does.
-    let output = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(data).output()?;
+    let mut command = Command::new("cp");
+    command.args(["-a", "--reflink=auto"]).arg(&template).arg(data).stdin(Stdio::null());
+    let output = process::output(command, Signal::SIGKILL)?;
     if !output.status.success() {
         bail!("cannot copy {}: {}", template.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -61,7 +64,7 @@ pub fn prepare(install: &Install) -> Result<PathBuf> {
     if template.exists() {
         return Ok(template);
     }
-    let part = cache().join(format!("{name}.part-{}", scratch::prefix()));
+    let part = cache().join(format!("{name}{}", scratch::part()));
     let made = initialise(install, &part).and_then(|()| Ok(fs::rename(part.join("data"), &template)?));
     let _ = fs::remove_dir_all(&part);
     made.with_context(|| format!("cannot initialise {}", install.title()))?;
@@ -94,7 +97,8 @@ fn initialise(install: &Install, part: &Path) -> Result<()> {
     } else {
         Stdio::null()
     };
-    let output = command.stdin(input).output().context("cannot run the server's binary")?;
+    command.stdin(input);
+    let output = process::output(command, Signal::SIGKILL)?;
     if !output.status.success() {
         let mut text = String::from_utf8_lossy(&output.stderr).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stdout));

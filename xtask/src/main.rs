@@ -74,6 +74,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            interrupt::give_way();
             talk::error(&error);
             shunt_tests::logs::print_kept(10);
             ExitCode::FAILURE

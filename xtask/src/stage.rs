@@ -30,6 +30,8 @@ pub struct Stage {
     pub watch: KernelWatch,
     pub agent: Agent,
     pub cluster: Cluster,
+    /// The number of the server that is the primary now.
+    pub primary: usize,
     pub proxy: Host,
     pub client: Host,
     _lan: Lan,
@@ -44,7 +46,7 @@ impl Stage {
             proxy.forward()?;
             Ok((lan, client, proxy))
         })?;
-        let what = format!("{}: db1 the primary, db2 and db3 its replicas", install.title());
+        let what = format!("{}: db1 the primary, db2, db3 its replicas", install.title());
         let cluster = talk::step(&what, || Cluster::start(&lan, install, 3))?;
         let listener = proxy.at(PORT);
         let watch = KernelWatch::start(&proxy)?;
@@ -62,11 +64,22 @@ impl Stage {
                 .with_context(|| format!("{:?}", writer.attempts().last()))?;
             Ok(writer)
         })?;
-        Ok(Self { writer, watch, agent, cluster, proxy, client, _lan: lan })
+        Ok(Self { writer, watch, agent, cluster, primary: 0, proxy, client, _lan: lan })
     }
 
-    /// Kills the primary, waits until the agent has noticed, promotes `new` by SQL, waits for the first write through.
-    pub fn fail_over(&mut self, old: usize, new: usize) -> Result<Failover> {
+    /// A server's name: db1 is number 0.
+    pub fn name(&self, number: usize) -> &str {
+        self.cluster.servers()[number].name()
+    }
+
+    /// The two that are not `primary`.
+    pub fn replicas(&self) -> [usize; 2] {
+        [(self.primary + 1) % 3, (self.primary + 2) % 3]
+    }
+
+    /// Kills the primary, waits until the agent has noticed, promotes by SQL, waits for the first write through.
+    pub fn fail_over(&mut self) -> Result<Failover> {
+        let (old, candidates) = (self.primary, self.replicas());
         let killed = Moment::now();
         self.cluster.server(old).kill()?;
         let noticed = eventually("the agent to notice", PATIENCE, || {
@@ -74,8 +87,9 @@ impl Stage {
             Ok((show["verdict"] == "dead").then(Instant::now))
         })?;
         let promoting = Instant::now();
-        self.cluster.promote(new)?;
+        let new = self.cluster.promote_best(&candidates)?;
         let promoted = Instant::now();
+        self.primary = new;
         let first_write = self.writer.wait_for_write_within(promoting, PATIENCE)?;
         let address = self.cluster.server(new).host().v4().to_string();
         let mapped = eventually("the kernel's word on the mapping", PATIENCE, || {
@@ -86,6 +100,8 @@ impl Stage {
         Ok(Failover {
             noticed: told("dead").unwrap_or(noticed),
             suspected: told("suspect"),
+            old,
+            new,
             killed: killed.at,
             promoting,
             promoted,
@@ -106,6 +122,8 @@ impl Stage {
 
 /// When what happened.
 pub struct Failover {
+    pub old: usize,
+    pub new: usize,
     pub killed: Instant,
     pub suspected: Option<Instant>,
     pub noticed: Instant,

@@ -1,7 +1,7 @@
 //! How these commands talk: a line a step, with the time it took; errors with their causes and what to do.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,13 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 pub fn quietly(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {name}"))?;
+    judged(&name, &output)
+}
+
+/// What a command said, or an error with its last lines.
+pub fn judged(name: &str, output: &Output) -> Result<String> {
     if !output.status.success() {
-        let text = [output.stdout, output.stderr].concat();
+        let text = [output.stdout.as_slice(), &output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         bail!("{name} failed ({}):\n{}", output.status, lines[lines.len().saturating_sub(15)..].join("\n"));

@@ -43,10 +43,9 @@ pub fn run(args: &Args) -> Result<()> {
     let mut stage = Stage::set(&install, release_agent()?)?;
     println!();
     let mut rounds: Vec<(Failover, f64)> = Vec::new();
-    let mut primary = 0;
     for round in 1..=args.rounds {
-        let (new, other) = ((primary + 1) % 3, (primary + 2) % 3);
-        let failover = stage.fail_over(primary, new)?;
+        let failover = stage.fail_over()?;
+        let (old, new, other) = (failover.old, failover.new, 3 - failover.old - failover.new);
         let outage = stage.writer.outage(failover.killed).map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0);
         println!(
             "  round {round:>2}: mapped {:>7.1} ms after the promotion, first write {:>7.1} ms, outage {outage:>7.1} ms",
@@ -55,14 +54,18 @@ pub fn run(args: &Args) -> Result<()> {
         );
         rounds.push((failover, outage));
         // The dead one comes back empty, as from a backup: what it alone had is nobody's concern here.
+        stage.writer.pause(true);
         stage.cluster.repoint(other, new)?;
-        stage.cluster.server(primary).rebuild()?;
-        stage.cluster.set_read_only(primary, true)?;
-        stage.cluster.repoint(primary, new)?;
-        stage.cluster.wait_caught_up(primary, new)?;
+        stage.cluster.server(old).rebuild()?;
+        stage.cluster.set_read_only(old, true)?;
+        stage.cluster.servers()[old].set_durable(false)?;
+        stage.cluster.repoint(old, new)?;
+        stage.cluster.wait_caught_up(old, new)?;
+        stage.cluster.servers()[old].set_durable(true)?;
         stage.agent.wait_mapped(stage.proxy.at(PORT), stage.cluster.server(new).address())?;
         stage.wait_healthy()?;
-        primary = new;
+        stage.writer.pause(false);
+        stage.writer.wait_for_write(Instant::now())?;
     }
     println!("\n  {:<28}{:>10}{:>10}   ms, {} rounds, {}", "", "median", "max", rounds.len(), install.title());
     let mut all = serde_json::Map::new();

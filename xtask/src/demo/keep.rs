@@ -1,36 +1,52 @@
 //! `--keep`: everything goes on; what to try, to be pasted into another terminal.
 
+use shunt_tests::{Flavour, Install};
+
 use crate::cargo;
 use crate::stage::{CLUSTER, PORT, Stage};
 
 /// Returns never: Ctrl-C ends the program, and that removes everything.
-pub fn keep(stage: &mut Stage) {
-    let (client, proxy) = (stage.client.ns().name(), stage.proxy.ns().name());
+pub fn keep(stage: &mut Stage, install: &Install) {
+    let (inside, proxy) = (stage.client.ns().name(), stage.proxy.ns().name());
     let address = stage.proxy.v4();
     let shunt = stage.agent.binary().strip_prefix(cargo::root()).unwrap_or(stage.agent.binary()).display();
     let socket = stage.agent.socket();
-    let db3 = stage.cluster.servers()[2].socket();
+    let client = client(install);
+    // The first one is dead; of the other two one is the primary, so the third is next.
+    let next = 3 - stage.primary;
+    let next_address = stage.cluster.servers()[next].host().v4();
+    let then = format!("then promote {}, as an outside tool would", stage.name(next));
+    let kill = stage.cluster.servers()[stage.primary].pid().unwrap_or_default();
     println!("\nIt goes on. In another terminal, as root:\n");
-    let tls = match stage.cluster.flavour() {
-        shunt_tests::Flavour::Mysql => "",
-        shunt_tests::Flavour::Mariadb => " --skip-ssl",
-    };
     for (what, line) in [
         ("what the agent does", format!("{shunt} list --socket {}", socket.display())),
         ("the servers, as the agent sees them", format!("{shunt} show {CLUSTER} --socket {}", socket.display())),
         ("what happened", format!("{shunt} events --socket {}", socket.display())),
         (
-            "a client of your own (password: shunt-lab)",
-            format!("ip netns exec {client} mysql -h {address} -P {PORT} -u app -p{tls} app"),
+            "a client of your own, through the proxy port (password: shunt-lab)",
+            format!("ip netns exec {inside} {client} -h {address} -P {PORT} -u app -p app"),
         ),
         ("the kernel's rules", format!("ip netns exec {proxy} nft list ruleset")),
-        ("kill the primary again", format!("kill -9 {}", stage.cluster.servers()[1].pid().unwrap_or_default())),
-        ("SQL on db3, as root (promote it)", format!("mysql -u root -S {}", db3.display())),
+        ("kill the primary again", format!("kill -9 {kill}")),
+        (&then, format!("ip netns exec {inside} {client} -h {next_address} -u root")),
     ] {
         println!("  # {what}\n  {line}\n");
     }
-    println!("Ctrl-C ends it all and leaves nothing.");
+    println!("     {};", stage.cluster.promotion().join("; "));
+    println!("\nCtrl-C ends it all and leaves nothing.");
     loop {
         std::thread::park();
+    }
+}
+
+/// The client that came with the server: a machine of its own may have none, or one too old for the login.
+fn client(install: &Install) -> String {
+    let name = match install.flavour {
+        Flavour::Mysql => "mysql",
+        Flavour::Mariadb => "mariadb",
+    };
+    match &install.root {
+        Some(root) => format!("chroot {} {name}", root.display()),
+        None => name.to_owned(),
     }
 }

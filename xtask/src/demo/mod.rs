@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
     // On an error main shows what the agent and the servers said last.
     play(&mut stage)?;
     if args.keep {
-        keep::keep(&mut stage);
+        keep::keep(&mut stage, &install);
     }
     Ok(())
 }
@@ -73,16 +73,18 @@ fn choose(wanted: Option<Flavour>) -> Result<Install> {
 fn play(stage: &mut Stage) -> Result<()> {
     let before = stage.writer.acknowledged();
     println!("\ndb1 dies now (kill -9), with {before} writes acknowledged\n");
-    let failover = stage.fail_over(0, 1)?;
+    let failover = stage.fail_over()?;
     let outage = stage.writer.outage(failover.killed).context("the client saw no outage at all")?;
-    timeline::print(&failover);
+    timeline::print(&failover, |number| stage.name(number).to_owned());
     println!("\nthe client wrote nothing for {} ms, and then went on: same address, same port", outage.as_millis());
     println!(
         "(a write every {} ms, a new connection at once, each attempt bounded by {} ms)\n",
         PACE.every.as_millis(),
         PACE.connect.as_millis()
     );
-    talk::step("db3 now replicates from db2", || stage.cluster.repoint(2, 1))?;
+    let (new, other) = (failover.new, 3 - failover.old - failover.new);
+    let what = format!("{} now replicates from {}", stage.name(other), stage.name(new));
+    talk::step(&what, || stage.cluster.repoint(other, new))?;
     talk::step("a hundred writes more", || {
         let (writer, from) = (&stage.writer, stage.writer.acknowledged());
         shunt_tests::eventually("the client to go on", shunt_tests::wait::PATIENCE, || {
@@ -100,13 +102,15 @@ fn play(stage: &mut Stage) -> Result<()> {
 /// Which acknowledged writes the new primary lacks: replication was asynchronous, so there may be some.
 fn lost(stage: &Stage, killed: Instant) -> Result<()> {
     let acknowledged: Vec<String> =
-        stage.writer.attempts().into_iter().filter(|a| a.ended <= killed).filter_map(|a| a.outcome.ok()).collect();
-    let rows = stage.cluster.servers()[1].sql("SELECT note FROM app.t")?;
+        stage.writer.attempts().into_iter().filter(|a| a.began <= killed).filter_map(|a| a.outcome.ok()).collect();
+    let rows = stage.cluster.servers()[stage.primary].sql("SELECT note FROM app.t")?;
     let there: std::collections::HashSet<String> = rows.into_iter().flatten().flatten().collect();
     let lost = acknowledged.iter().filter(|note| !there.contains(*note)).count();
     println!(
-        "  of {} writes that db1 had acknowledged, db2 lacks {lost} (replication is asynchronous here)",
-        acknowledged.len()
+        "  {} of the {} writes acknowledged before the kill are missing on {} (replication is asynchronous)",
+        if lost == 0 { "none".to_owned() } else { lost.to_string() },
+        acknowledged.len(),
+        stage.name(stage.primary)
     );
     Ok(())
 }

@@ -4,23 +4,23 @@ use std::time::Instant;
 
 use crate::stage::Failover;
 
-pub fn print(failover: &Failover) {
+pub fn print(failover: &Failover, name: impl Fn(usize) -> String) {
     println!("  {:>7}  {:<46} says", "ms", "what");
-    for (at, what, says) in lines(failover) {
+    for (at, what, says) in lines(failover, &name(failover.old), &name(failover.new)) {
         println!("  {:>7}  {what:<46} {says}", format_ms(failover.killed, at));
     }
 }
 
-fn lines(f: &Failover) -> Vec<(Instant, &'static str, &'static str)> {
+fn lines(f: &Failover, old: &str, new: &str) -> Vec<(Instant, String, &'static str)> {
     let mut lines = vec![
-        (f.killed, "killed: db1, the primary, with -9", "this program"),
-        (f.noticed, "noticed: the primary is dead", "the agent's history"),
-        (f.promoting, "an outside tool begins to promote db2 by SQL", "this program"),
-        (f.promoted, "promoted: db2 is writable", "this program"),
-        (f.mapped, "mapped: the proxy port leads to db2", "the kernel (nft monitor)"),
-        (f.first_write, "first write through", "the client"),
+        (f.killed, format!("killed: {old}, the primary, with -9"), "this program"),
+        (f.noticed, format!("noticed: {old} is dead"), "the agent's history"),
+        (f.promoting, format!("an outside tool begins to promote {new} by SQL"), "this program"),
+        (f.promoted, format!("promoted: {new} is writable"), "this program"),
+        (f.mapped, format!("mapped: the proxy port leads to {new}"), "the kernel (nft monitor)"),
+        (f.first_write, "first write through".to_owned(), "the client"),
     ];
-    lines.extend(f.suspected.map(|at| (at, "suspected", "the agent's history")));
+    lines.extend(f.suspected.map(|at| (at, format!("suspected: {old}"), "the agent's history")));
     // Stable: what came in the same instant stays in the order above.
     lines.sort_by_key(|(at, ..)| *at);
     lines

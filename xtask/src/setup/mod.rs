@@ -7,7 +7,7 @@ mod apt;
 pub mod servers;
 
 use anyhow::{Result, bail};
-use shunt_tests::{Flavour, flavour, template};
+use shunt_tests::{Flavour, flavour, scratch, template};
 
 use crate::{cargo, root, talk};
 
@@ -156,6 +156,7 @@ fn get_as_root(needs: &Needs, missing: &Missing) -> Result<()> {
     if !root::am_i() {
         bail!("this part of setup needs root");
     }
+    scratch::sweep();
     apt::install(&missing.packages)?;
     for &flavour in &missing.servers {
         if let Err(error) = servers::get(flavour) {

@@ -5,10 +5,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use shunt_tests::{Flavour, Install, flavour};
+use nix::sys::signal::Signal;
+use shunt_tests::{Flavour, Install, flavour, process, scratch};
 
 use super::apt::{self, Archive};
 use crate::talk;
@@ -91,7 +92,7 @@ pub fn get(flavour: Flavour) -> Result<()> {
     apt::refresh_if_empty()?;
     let sources = sources(flavour)?;
     let folder = flavour::folder(flavour);
-    let part = folder.with_extension(format!("part-{}", std::process::id()));
+    let part = flavour::cache().join(format!("{flavour}-root{}", scratch::part()));
     fs::create_dir_all(flavour::cache()).with_context(|| format!("cannot make {}", flavour::cache().display()))?;
     let unpacked =
         talk::step(&format!("{} from {}'s {}", flavour.title(), sources.archive.label, sources.suite), || {
@@ -121,7 +122,9 @@ fn unpack(sources: &Sources, into: &Path) -> Result<()> {
     }
     command.arg(format!("--include={}", sources.packages.join(",")));
     command.arg(&sources.suite).arg(into).arg(&sources.archive.address);
-    talk::quietly(&mut command).map(drop)
+    command.stdin(Stdio::null());
+    // It may have mounted something: TERM lets it clean up.
+    talk::judged("mmdebstrap", &process::output(command, Signal::SIGTERM)?).map(drop)
 }
 
 /// Packages are unpacked, but no maintainer script has run: what those would have made, and a server needs.
