@@ -28,7 +28,6 @@ pub struct Session {
     conn: Conn,
     socket: Option<Socket>,
     capabilities: Capabilities,
-    tick: String,
 }
 
 enum Capabilities {
@@ -106,8 +105,7 @@ async fn open(spec: &ProbeSpec, mark: Mark, plain: bool) -> Result<(Session, boo
     });
     let mut conn = conn;
     let capabilities = ask_capabilities(&mut conn, spec).await?;
-    let tick = capabilities.tick();
-    Ok((Session { conn, socket, capabilities, tick }, plain))
+    Ok((Session { conn, socket, capabilities }, plain))
 }
 
 fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
@@ -135,9 +133,10 @@ fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
 impl Session {
     /// One round of questions.
     pub async fn ask(&mut self, spec: &ProbeSpec) -> Result<ServerState, Failure> {
-        let asked = timeout(spec.timeout, run(&mut self.conn, &self.tick)).await;
+        let wide = self.capabilities.is_wide();
+        let asked = timeout(spec.timeout, run(&mut self.conn, &self.capabilities.tick(wide))).await;
         match asked {
-            Ok(Ok(answer)) => self.capabilities.read(&answer).ok_or_else(|| Failure {
+            Ok(Ok(answer)) => self.capabilities.read(&answer, wide).ok_or_else(|| Failure {
                 kind: FailureKind::Query,
                 detail: format!("{} answered with less than it was asked for", spec.server),
             }),
@@ -221,12 +220,12 @@ async fn ask_capabilities(conn: &mut Conn, spec: &ProbeSpec) -> Result<Capabilit
             Ok(_) => break,
         }
     }
-    found.heartbeats = match run(conn, mysql::HEARTBEATS).await {
+    found.narrow = match run(conn, mysql::CHANNELS).await {
         Ok(_) => true,
         Err(Error::Server(_)) => false,
         Err(error) => return Err(failed(&error, Flavour::Mysql)),
     };
-    found.group &= found.heartbeats;
+    found.group &= found.narrow;
     Ok(Capabilities::Mysql(found))
 }
 
@@ -238,16 +237,24 @@ impl Capabilities {
         }
     }
 
-    fn tick(&self) -> String {
+    /// Whether the next round is one of those that ask for more.
+    const fn is_wide(&self) -> bool {
         match self {
-            Self::Mysql(found) => found.tick(),
+            Self::Mysql(found) => found.is_wide(),
+            Self::Mariadb(_) => true,
+        }
+    }
+
+    fn tick(&self, wide: bool) -> String {
+        match self {
+            Self::Mysql(found) => found.tick(wide),
             Self::Mariadb(found) => found.tick(),
         }
     }
 
-    fn read(&self, answer: &[Rows]) -> Option<ServerState> {
+    fn read(&mut self, answer: &[Rows], wide: bool) -> Option<ServerState> {
         match self {
-            Self::Mysql(found) => found.read(answer),
+            Self::Mysql(found) => found.read(answer, wide),
             Self::Mariadb(found) => found.read(answer),
         }
     }
