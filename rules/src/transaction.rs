@@ -50,3 +50,7 @@ pub fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> DatapathErro
     let what = what.into();
     move |source| DatapathError::Kernel { what, source }
 }
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;
