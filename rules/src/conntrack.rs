@@ -53,10 +53,7 @@ impl Conntrack {
     }
 
     /// The established connections through each of `listeners`; those without any are there with 0.
-    pub fn count(
-        &mut self,
-        listeners: impl IntoIterator<Item = SocketAddr>,
-    ) -> io::Result<BTreeMap<SocketAddr, u64>> {
+    pub fn count(&mut self, listeners: impl IntoIterator<Item = SocketAddr>) -> io::Result<BTreeMap<SocketAddr, u64>> {
         let mut counts: BTreeMap<SocketAddr, u64> = listeners.into_iter().map(|listener| (listener, 0)).collect();
         for family in families(counts.keys()) {
             let found = self.dump(family, Filter::Mapped, BTreeMap::<SocketAddr, u64>::new, |found, entry| {

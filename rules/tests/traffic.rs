@@ -19,10 +19,8 @@ fn is_reset(stream: &TcpStream) -> bool {
     if let Err(error) = (&*stream).write_all(b"ping\n") {
         return reset(error.kind());
     }
-    match (&*stream).read(&mut [0; 64]) {
-        Err(error) => reset(error.kind()),
-        Ok(_) => false,
-    }
+    // An echo that was on its way may come before the end.
+    (&*stream).read_exact(&mut [0; 64]).is_err_and(|error| reset(error.kind()))
 }
 
 #[test]
@@ -36,7 +34,7 @@ fn a_connection_reaches_the_backend_from_the_proxys_address() {
         let proxys = if ip == Ip::V4 { "10.77.2.1" } else { "fd77:2::1" };
         assert_eq!(conversation.seen_as.ip().to_string(), proxys);
         conversation.echo().unwrap();
-        assert_eq!(datapath.connections().unwrap()[&listener(ip)], 1);
+        assert_eq!(datapath.flow_counter().unwrap().connections(&[listener(ip)]).unwrap()[&listener(ip)], 1);
     }
 }
 
@@ -220,7 +218,7 @@ fn a_drained_flow_goes_on_until_the_kernels_deadline_and_new_ones_go_elsewhere()
         assert_eq!(lab.dial(CLIENT, listener(ip)).unwrap().server, "db2");
         // The agent does nothing meanwhile.
         eventually("the end of the drain", || old.echo().is_err());
-        assert!(begin.elapsed() >= drain - Duration::from_millis(100), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() + Duration::from_millis(100) >= drain, "{:?}", begin.elapsed());
         assert_eq!(datapath.reconcile().unwrap(), [], "an expired pair is no drift");
         datapath.purge().unwrap();
     }

@@ -18,7 +18,10 @@ pub enum Subject {
     Table,
     Set(SetId),
     Chain(String),
-    Rule { chain: String, comment: String },
+    Rule {
+        chain: String,
+        comment: String,
+    },
     /// In the order in which they stand in the message.
     Elements(Vec<Key>),
 }
@@ -97,10 +100,6 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.subjects.is_empty()
-    }
-
-    pub fn len(&self) -> usize {
-        self.bytes.len()
     }
 
     /// Asks for the acknowledgement and ends the batch.

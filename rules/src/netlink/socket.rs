@@ -183,11 +183,7 @@ impl Netlink {
     }
 
     /// Calls `each` until it says that it is done or, with `queued`, until nothing is in the queue.
-    fn answers(
-        &mut self,
-        queued: bool,
-        mut each: impl FnMut(&Message<'_>) -> io::Result<bool>,
-    ) -> io::Result<()> {
+    fn answers(&mut self, queued: bool, mut each: impl FnMut(&Message<'_>) -> io::Result<bool>) -> io::Result<()> {
         loop {
             let received = receive(self.socket.as_raw_fd(), &mut self.buffer, queued);
             let bytes = match received {
