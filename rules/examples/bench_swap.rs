@@ -13,7 +13,7 @@ use shunt_core::ClusterName;
 use shunt_core::config::Snat;
 use shunt_core::datapath::{Change, Datapath as _};
 use shunt_core::mapping::{Leaving, Mapping, Route};
-use shunt_rules::{NftDatapath, Options};
+use shunt_rules::{NftDatapath, Notices, Options};
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
 const ROUNDS: u32 = 30;
@@ -24,6 +24,7 @@ struct Table {
     datapath: NftDatapath,
     cold_start: Duration,
     swaps: Vec<Duration>,
+    notices: Notices,
     next: u32,
 }
 
@@ -73,11 +74,13 @@ impl Table {
     fn fill(mappings: u32) -> Result<Self, Box<dyn Error>> {
         let options = Options { table: format!("shunt-bench-{mappings}") };
         let mut datapath = NftDatapath::open(options)?;
+        // As the agent does: with somebody who listens, each commit costs notices, too.
+        let notices = Notices::subscribe(vec![datapath.port_id()])?;
         let set = (0..mappings).map(|number| mapping(number, 0)).collect::<Result<_, _>>()?;
         let begin = Instant::now();
         datapath.apply(&Change { set, remove: Vec::new() })?;
         let cold_start = begin.elapsed();
-        Ok(Self { mappings, datapath, cold_start, swaps: Vec::new(), next: 0 })
+        Ok(Self { mappings, datapath, cold_start, swaps: Vec::new(), notices, next: 0 })
     }
 
     /// Moves one mapping from one of its two backends to the other; the mappings take turns.
@@ -90,6 +93,7 @@ impl Table {
             return Err("a swap changed nothing".into());
         }
         self.swaps.push(applied.commit);
+        self.notices.others_changed()?;
         Ok(())
     }
 

@@ -86,6 +86,20 @@ impl Conntrack {
         Ok(remaining)
     }
 
+    /// The pairs of `listeners` that have flows and are not among the `live` ones.
+    pub fn strays(&mut self, listeners: &BTreeSet<SocketAddr>, live: &BTreeSet<Pair>) -> io::Result<BTreeSet<Pair>> {
+        let mut strays = BTreeSet::new();
+        for family in families(listeners.iter()) {
+            strays.extend(self.dump(family, Filter::Mapped, BTreeSet::new, |found, entry| {
+                let pair = entry.pair();
+                if listeners.contains(&pair.listener) && !live.contains(&pair) {
+                    found.insert(pair);
+                }
+            })?);
+        }
+        Ok(strays)
+    }
+
     /// The entries of these pairs. Memory grows with what is found, and only with that.
     pub fn find(&mut self, pairs: &BTreeSet<Pair>) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();

@@ -17,7 +17,7 @@ use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Flow
 use crate::conntrack::Conntrack;
 use crate::conntrack::reaper::Reaper;
 use crate::drift::{Wording, compare, our_wording};
-use crate::element::{Key, Pair};
+use crate::element::Key;
 use crate::netlink::batch::Batch;
 use crate::netlink::read::{self, Snapshot};
 use crate::netlink::socket::Netlink;
@@ -90,6 +90,7 @@ impl NftDatapath {
             let comparison = compare(&datapath.table, &found, &expected, &datapath.wording, now);
             datapath.presence = if comparison.rebuild { Presence::Outdated } else { Presence::Current };
             tracing::info!(table = datapath.table, listeners = datapath.state.listeners.len(), "adopted the table");
+            datapath.bury_strays();
         }
         Ok(datapath)
     }
@@ -97,6 +98,17 @@ impl NftDatapath {
     /// The port id of the socket that changes the table, for [`crate::Notices`].
     pub fn port_id(&self) -> u32 {
         self.netlink.port_id()
+    }
+
+    /// Flows that were severed while no agent was there to delete their entries.
+    fn bury_strays(&mut self) {
+        let listeners = self.state.listeners.keys().copied().collect();
+        let live = self.state.pairs().collect();
+        match self.conntrack.strays(&listeners, &live) {
+            Ok(strays) => self.reaper.bury(strays),
+            // They cannot pass; their entries only take up room until they time out.
+            Err(error) => tracing::warn!(%error, "cannot look for the entries of severed flows"),
+        }
     }
 
     /// Commits a plan to a table that is there.
@@ -154,14 +166,15 @@ impl Datapath for NftDatapath {
         let committed = committed.or_else(|error| {
             let mut after = self.state.clone();
             after.commit(plan.clone());
-            match self.restore(&after, Instant::now())? {
-                Some(restored) => {
+            match self.restore(&after, Instant::now()) {
+                Ok(restored) => {
                     let drift: Vec<_> = restored.drift.iter().map(ToString::to_string).collect();
-                    tracing::warn!(table = self.table, ?drift, "repaired the table along with a change");
+                    tracing::warn!(table = self.table, %error, ?drift, "repaired the table along with a change");
                     self.reaper.bury(restored.dead);
                     Ok(restored.commit)
                 }
-                None => Err(error),
+                Err(worse @ (DatapathError::Foreign { .. } | DatapathError::Rejected { .. })) => Err(worse),
+                Err(_) => Err(error),
             }
         });
         match committed {
@@ -196,13 +209,8 @@ impl Datapath for NftDatapath {
         after.commit(plan.clone());
         let restored = self.restore(&after, now)?;
         self.state = after;
-        self.reaper.bury(plan.dead);
-        let Some(restored) = restored else {
-            self.verified = (plan.changed == 0).then_some(generation);
-            return Ok(Vec::new());
-        };
-        self.verified = None;
-        self.reaper.bury(restored.dead);
+        self.reaper.bury(plan.dead.into_iter().chain(restored.dead));
+        self.verified = (restored.drift.is_empty() && plan.changed == 0).then_some(generation);
         Ok(restored.drift)
     }
 
@@ -231,10 +239,12 @@ impl Datapath for NftDatapath {
         self.presence = Presence::Absent;
         self.verified = None;
         // Without the guard the flows would go on unwatched.
-        let pairs: BTreeSet<Pair> = mem::take(&mut self.state).pairs().chain(live_pairs(&found)).collect();
-        let conntrack = &mut self.conntrack;
-        let entries = conntrack.find(&pairs).map_err(kernel("find conntrack's entries of our listeners"))?;
-        conntrack.delete(&entries).map_err(kernel("delete conntrack's entries of our listeners"))?;
+        let state = mem::take(&mut self.state);
+        let listeners = state.listeners.keys().copied().chain(guarded(&found)).collect();
+        let tried = || kernel("delete conntrack's entries of our listeners");
+        let pairs = self.conntrack.strays(&listeners, &BTreeSet::new()).map_err(tried())?;
+        let entries = self.conntrack.find(&pairs).map_err(tried())?;
+        self.conntrack.delete(&entries).map_err(tried())?;
         Ok(())
     }
 }
@@ -245,6 +255,7 @@ impl FlowCounter for Conntrack {
     }
 }
 
-fn live_pairs(found: &Snapshot) -> impl Iterator<Item = Pair> {
-    found.elements.keys().filter_map(|key| if let Key::Live(pair) = key { Some(*pair) } else { None })
+/// The listeners in a table, those of a state that was never adopted included.
+fn guarded(found: &Snapshot) -> impl Iterator<Item = SocketAddr> {
+    found.elements.keys().filter_map(|key| if let Key::Listener(listener) = key { Some(*listener) } else { None })
 }

@@ -4,11 +4,11 @@
 //! while its pair of listener and backend is in the table's set `live`. Everything is spoken to the kernel directly
 //! (libnftnl and libmnl for nf_tables, by hand for conntrack); the `nft` command is never run.
 //!
-//! - [`state`]: what was committed, and the elements that say so. Pure.
-//! - [`ruleset`], [`schema`], [`element`], [`tlv`]: chains, sets and bytes as data. Pure.
-//! - [`drift`]: what was read back against what was committed. Pure but for libnftnl's wording of rules.
-//! - [`netlink`]: the edge, and all unsafe code.
-//! - [`conntrack`]: flows, counted and deleted.
+//! - `state`: what was committed, and the elements that say so. Pure.
+//! - `ruleset`, `schema`, `element`, `tlv`: chains, sets and bytes as data. Pure.
+//! - `drift`: what was read back against what was committed. Pure but for libnftnl's wording of rules.
+//! - `netlink`: the edge, and all unsafe code.
+//! - `conntrack`: flows, counted and deleted.
 
 mod conntrack;
 mod datapath;

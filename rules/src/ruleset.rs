@@ -116,6 +116,7 @@ fn entrance(input: bool) -> Vec<Rule> {
         .into();
     if input {
         // The host would answer a segment out of the window with a RST and so end a flow that it should only ignore.
+        // Forwarded ones may be of connections that pass through here to the same server and are none of our business.
         rules.extend(invalid(Kind::Backends, Side::Source, "out of a backend's window"));
     }
     let mut exprs = tcp();

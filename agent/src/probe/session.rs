@@ -50,14 +50,9 @@ impl Login {
     /// Connects, logs in, asks what there is.
     pub async fn open(&mut self) -> Result<Session, Failure> {
         let mark = Mark::next();
-        let mut opening = Box::pin(open(&self.spec, mark, self.plain));
-        let opened = timeout(self.spec.timeout, &mut opening).await;
+        let opened = timeout(self.spec.timeout, open(&self.spec, mark, &mut self.plain)).await;
         let failure = match opened {
-            Ok(Ok((session, plain))) => {
-                drop(opening);
-                self.plain = plain;
-                return Ok(session);
-            }
+            Ok(Ok(session)) => return Ok(session),
             Ok(Err(failure)) => failure,
             Err(_) => {
                 // Only now can it be told apart: is there a connection, or not even that?
@@ -86,26 +81,27 @@ fn ms(time: Duration) -> String {
     format!("{} ms", time.as_millis())
 }
 
-async fn open(spec: &ProbeSpec, mark: Mark, plain: bool) -> Result<(Session, bool), Failure> {
+async fn open(spec: &ProbeSpec, mark: Mark, plain: &mut bool) -> Result<Session, Failure> {
     let failed = |error: &Error| Failure {
         kind: kind(error),
         detail: format!("cannot log in as {} at {}: {}", spec.user, spec.server, words(error)),
     };
-    let (conn, plain) = match Conn::new(options(spec, mark, plain)).await {
-        Ok(conn) => (conn, plain),
+    let mut conn = match Conn::new(options(spec, mark, *plain)).await {
         Err(Error::Driver(DriverError::NoClientSslFlagFromServer)) => {
-            (Conn::new(options(spec, mark, true)).await.map_err(|e| failed(&e))?, true)
+            // Remembered whatever comes of it: the greeting that was just wasted counts towards max_connect_errors.
+            *plain = true;
+            Conn::new(options(spec, mark, true)).await
         }
-        Err(error) => return Err(failed(&error)),
-    };
+        done => done,
+    }
+    .map_err(|e| failed(&e))?;
     // Without it a broken connection is only noticed at the next tick.
     let socket = Socket::find(spec.server, mark).unwrap_or_else(|error| {
         tracing::debug!(server = %spec.server, %error, "cannot watch the connection between ticks");
         None
     });
-    let mut conn = conn;
     let capabilities = ask_capabilities(&mut conn, spec).await?;
-    Ok((Session { conn, socket, capabilities }, plain))
+    Ok(Session { conn, socket, capabilities })
 }
 
 fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {

@@ -14,7 +14,8 @@ use crate::ruleset::chains;
 use crate::state::plan::{Op, difference};
 use crate::state::{Elements, State};
 
-/// A repaired table.
+/// What was amiss, and the repair.
+#[derive(Default)]
 pub(super) struct Restored {
     pub drift: Vec<Drift>,
     pub commit: Duration,
@@ -54,17 +55,17 @@ impl NftDatapath {
         }
     }
 
-    /// Brings a table that is not as we left it to `desired`, in one transaction. `None`: nothing was amiss.
-    pub(super) fn restore(&mut self, desired: &State, now: Instant) -> Result<Option<Restored>, DatapathError> {
+    /// Brings the table to `desired` in one transaction, whatever it is like now.
+    pub(super) fn restore(&mut self, desired: &State, now: Instant) -> Result<Restored, DatapathError> {
         let found = self.read_back()?;
         let Some(found) = found else {
-            if self.presence == Presence::Absent && self.state.listeners.is_empty() {
-                return Ok(None);
+            if self.presence == Presence::Absent && desired.listeners.is_empty() {
+                return Ok(Restored::default());
             }
             let commit = self.build(desired, false, now)?;
             self.presence = Presence::Current;
             let drift = vec![Drift { what: format!("table inet {} is gone", self.table) }];
-            return Ok(Some(Restored { drift, commit, dead: Vec::new() }));
+            return Ok(Restored { drift, commit, dead: Vec::new() });
         };
         let expected = self.state.elements();
         let Comparison { drift, rebuild, chains } = compare(&self.table, &found, &expected, &self.wording, now);
@@ -78,7 +79,7 @@ impl NftDatapath {
         if !chains.is_empty() {
             self.learn_wording()?;
         }
-        Ok((!drift.is_empty()).then_some(Restored { drift, commit, dead: strangers }))
+        Ok(Restored { drift, commit, dead: strangers })
     }
 
     /// Rewrites the rules of `chains` and changes elements.

@@ -120,6 +120,11 @@ impl Batch {
         self.subjects.len() as u32 + 2
     }
 
+    /// Is this sequence number one of the batch's, begin and end included? A failed commit is answered at the begin.
+    pub fn spans(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.first.wrapping_sub(1)) < self.span()
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -85,6 +85,10 @@ impl Netlink {
         let mut rejection: Option<Rejection> = None;
         let mut acknowledged = None;
         self.answers(true, |message| {
+            // Nothing else can be in the queue, but an answer to something older must not decide about this.
+            if !batch.spans(message.seq) {
+                return Ok(false);
+            }
             let index = batch.index_of(message.seq);
             if let Some(error) = message.error() {
                 rejection.get_or_insert(Rejection { message: index, offset: message.bad_offset(), error });

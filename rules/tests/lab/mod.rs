@@ -46,8 +46,8 @@ impl Lab {
     pub fn new(test: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
-            // Not through the macros, whose output the test harness swallows.
-            let _ = writeln!(io::stderr(), "skipped: {test}: network namespaces need root");
+            // Not through the macros, whose output the test harness swallows; in one piece, as tests run side by side.
+            let _ = io::stderr().write_all(format!("\nskipped: {test}: network namespaces need root\n").as_bytes());
             return None;
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
