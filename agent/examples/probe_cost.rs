@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             break;
         }
     }
-    let used = cpu_time()? - cpu;
+    let used = cpu_time()?.saturating_sub(cpu);
     drop(running);
     println!("{last:#?}");
     let rounds = answers + failures;

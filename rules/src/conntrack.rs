@@ -53,10 +53,7 @@ impl Conntrack {
     }
 
     /// The established connections through each of `listeners`; those without any are there with 0.
-    pub fn connections(
-        &mut self,
-        listeners: impl IntoIterator<Item = SocketAddr>,
-    ) -> io::Result<BTreeMap<SocketAddr, u64>> {
+    pub fn count(&mut self, listeners: impl IntoIterator<Item = SocketAddr>) -> io::Result<BTreeMap<SocketAddr, u64>> {
         let mut counts: BTreeMap<SocketAddr, u64> = listeners.into_iter().map(|listener| (listener, 0)).collect();
         for family in families(counts.keys()) {
             let found = self.dump(family, Filter::Mapped, BTreeMap::<SocketAddr, u64>::new, |found, entry| {
@@ -87,6 +84,20 @@ impl Conntrack {
             remaining.pairs.extend(found.pairs);
         }
         Ok(remaining)
+    }
+
+    /// The pairs of `listeners` that have flows and are not among the `live` ones.
+    pub fn strays(&mut self, listeners: &BTreeSet<SocketAddr>, live: &BTreeSet<Pair>) -> io::Result<BTreeSet<Pair>> {
+        let mut strays = BTreeSet::new();
+        for family in families(listeners.iter()) {
+            strays.extend(self.dump(family, Filter::Mapped, BTreeSet::new, |found, entry| {
+                let pair = entry.pair();
+                if listeners.contains(&pair.listener) && !live.contains(&pair) {
+                    found.insert(pair);
+                }
+            })?);
+        }
+        Ok(strays)
     }
 
     /// The entries of these pairs. Memory grows with what is found, and only with that.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use shunt_core::datapath::Drift;
 
 use crate::element::{Key, Value};
-use crate::netlink::nftnl::{Definition, Rule};
-use crate::netlink::read::{FoundHook, Snapshot};
+use crate::netlink::nftnl::{Definition, FoundHook, Rule};
+use crate::netlink::read::Snapshot;
 use crate::ruleset::{Chain, chains};
 use crate::schema::{SetId, table_comment};
 use crate::state::plan::{Op, difference};
@@ -64,7 +64,9 @@ pub fn compare(table: &str, found: &Snapshot, expected: &Elements, wording: &Wor
     );
     let more = elements.len().saturating_sub(NAMED);
     elements.truncate(NAMED);
-    elements.into_iter().for_each(|what| comparison.say(what));
+    for what in elements {
+        comparison.say(what);
+    }
     if more > 0 {
         comparison.say(format!("and {more} more elements"));
     }
@@ -81,7 +83,8 @@ pub fn repair(found: &Elements, desired: &Elements, now: Instant) -> Vec<Op> {
         })
         .collect();
     let ops = difference(&aligned, desired, now);
-    let expired = |op: &Op| matches!(op, Op::Add(key, value) if may_have_expired(value, now) && !found.contains_key(key));
+    let expired =
+        |op: &Op| matches!(op, Op::Add(key, value) if may_have_expired(value, now) && !found.contains_key(key));
     ops.into_iter().filter(|op| !expired(op)).collect()
 }
 

@@ -1,15 +1,29 @@
-//! Rules.
-pub mod element;
-pub mod netlink;
-pub mod ruleset;
-pub mod schema;
-pub mod state;
-pub mod tlv;
-pub mod conntrack;
-pub mod notices;
-pub mod datapath;
-pub mod drift;
-pub use notices::Notices;
+//! The nftables datapath: desired mappings as one transaction, and back.
+//!
+//! [`NftDatapath`] keeps one private `inet` table. New connections are mapped by lookup; the packets of a flow pass only
+//! while its pair of listener and backend is in the table's set `live`. Everything is spoken to the kernel directly
+//! (libnftnl and libmnl for nf_tables, by hand for conntrack); the `nft` command is never run.
+//!
+//! - `state`: what was committed, and the elements that say so. Pure.
+//! - `ruleset`, `schema`, `element`, `tlv`: chains, sets and bytes as data. Pure.
+//! - `drift`: what was read back against what was committed. Pure but for libnftnl's wording of rules.
+//! - `netlink`: the edge, and all unsafe code.
+//! - `conntrack`: flows, counted and deleted.
+
+mod conntrack;
+mod datapath;
+mod drift;
+mod element;
+mod netlink;
+mod notices;
+mod owner;
+mod preflight;
+mod ruleset;
+mod schema;
+mod state;
+mod tlv;
+mod transaction;
+
 pub use datapath::{NftDatapath, Options};
-pub fn scratch_transaction(_: &str) -> Result<(), shunt_core::datapath::DatapathError> { Ok(()) }
-pub fn foreign_nat(_: &str, _: &[std::net::SocketAddr]) -> Result<Vec<String>, shunt_core::datapath::DatapathError> { Ok(vec![]) }
+pub use notices::Notices;
+pub use preflight::{foreign_nat, scratch_transaction};

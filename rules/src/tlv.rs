@@ -24,10 +24,6 @@ impl Attribute<'_> {
     pub fn ne_u32(&self) -> Option<u32> {
         self.payload.try_into().ok().map(u32::from_ne_bytes)
     }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(self.payload.strip_suffix(&[0]).unwrap_or(self.payload)).into_owned()
-    }
 }
 
 /// The attributes in `bytes`, one after the other.

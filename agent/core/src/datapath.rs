@@ -19,8 +19,8 @@ pub trait Datapath: Send {
     /// Returns what was amiss; empty when all was well.
     fn reconcile(&mut self) -> Result<Vec<Drift>, DatapathError>;
 
-    /// The established connections through each listener.
-    fn connections(&mut self) -> Result<BTreeMap<SocketAddr, u64>, DatapathError>;
+    /// Something that counts flows on its own, so that counting many never makes a commit wait.
+    fn flow_counter(&self) -> Result<Box<dyn FlowCounter>, DatapathError>;
 
     /// Flows that were ended because their backend left, since the datapath was opened.
     fn severed(&self) -> u64;
@@ -30,6 +30,12 @@ pub trait Datapath: Send {
 
     /// Takes everything of ours out of the kernel and leaves the host as it was.
     fn purge(&mut self) -> Result<(), DatapathError>;
+}
+
+/// Counts flows by asking the kernel.
+pub trait FlowCounter: Send {
+    /// The established connections through each of these listeners.
+    fn connections(&mut self, listeners: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError>;
 }
 
 /// A change of any number of mappings.

@@ -5,6 +5,7 @@ use super::{Finding, number};
 const CHECK: &str = "conntrack";
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+const LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
 const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
 /// Below this a few hundred busy application hosts are enough to fill it.
 const ROOMY: u64 = 65_536;
@@ -18,7 +19,15 @@ pub fn check() -> Vec<Finding> {
         )];
     };
     // Namespaces other than the first show no buckets of their own.
-    judge(max, count, number(BUCKETS))
+    let mut found = judge(max, count, number(BUCKETS));
+    if number(LOOSE) == Some(0) {
+        found.push(Finding::warning(
+            CHECK,
+            "nf_conntrack_tcp_loose is 0",
+            "a connection that conntrack has forgotten then hangs instead of being reset: set net.netfilter.nf_conntrack_tcp_loose = 1",
+        ));
+    }
+    found
 }
 
 fn judge(max: u64, count: u64, buckets: Option<u64>) -> Vec<Finding> {

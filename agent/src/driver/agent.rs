@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shunt_core::cluster::{Alarm, AlarmKind, ClusterStatus, Entry, Pause, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::datapath::{Change, Datapath, DatapathError};
+use shunt_core::datapath::{Change, Datapath, DatapathError, FlowCounter};
 use shunt_core::mapping::Leaving;
 use shunt_core::{ClusterName, Mono};
 use shunt_rules::{NftDatapath, Notices, Options};
@@ -71,6 +71,8 @@ pub struct Agent {
     pub(super) paths: Paths,
     pub(super) shared: Shared,
     pub(super) settings: AgentConfig,
+    /// On a thread of its own: a dump of many flows must not stand before a swap.
+    counter: Worker<Box<dyn FlowCounter>>,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
     pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
@@ -102,6 +104,7 @@ impl Agent {
         let datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
         let notices = Notices::subscribe(vec![datapath.port_id()])?;
+        let counter = Worker::start("counter", datapath.flow_counter()?)?;
         let datapath: Box<dyn Datapath> = Box::new(datapath);
         let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;
@@ -111,6 +114,7 @@ impl Agent {
             paths,
             shared,
             settings,
+            counter,
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
             broken: RwLock::new(loaded.broken.iter().map(|b| b.path.clone()).collect()),
@@ -199,7 +203,9 @@ impl Agent {
 
     /// The established connections through each listener; `None` when the kernel cannot be asked.
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
-        match self.shared.datapath.run(|datapath| datapath.connections()).await {
+        let statuses = self.statuses();
+        let listeners: Vec<_> = statuses.iter().flat_map(|s| s.listeners.iter().map(|l| l.address)).collect();
+        match self.counter.run(move |counter| counter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {
                 tracing::warn!(error = super::error_chain(&error), "connections could not be counted");

@@ -37,6 +37,7 @@ pub struct ClusterHandle {
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<ClusterStatus>,
     pub config: ClusterConfig,
+    pub login: Credentials,
 }
 
 /// What an operator, or a reload, asks of a cluster.
@@ -101,6 +102,7 @@ impl ClusterHandle {
         let (observer, observations) = mpsc::channel(QUEUE);
         let now = shared.clock.now();
         let written = remembered.epoch;
+        let kept_login = login.clone();
         let (machine, actions) = Cluster::new(config.clone(), remembered, now);
         let (status, watched) = watch::channel(machine.status(now));
         let mut task = ClusterTask {
@@ -119,7 +121,7 @@ impl ClusterHandle {
         task.carry_out(actions).await;
         task.set_probes();
         tokio::spawn(task.run());
-        Self { requests, status: watched, config }
+        Self { requests, status: watched, config, login: kept_login }
     }
 
     pub fn status(&self) -> ClusterStatus {

@@ -92,11 +92,10 @@ impl Agent {
                     added.push(config.name.clone());
                     self.start_cluster(config.clone(), &loaded).await;
                 }
-                Some(old) => {
-                    if old != config {
+                Some(_) => {
+                    if self.reconfigure(config.clone(), &loaded).await {
                         changed.push(config.name.clone());
                     }
-                    self.reconfigure(config.clone(), &loaded).await;
                 }
             }
         }
@@ -131,17 +130,23 @@ impl Agent {
         self.adopt(handle);
     }
 
-    async fn reconfigure(&self, config: ClusterConfig, loaded: &Loaded) {
-        let Some(login) = self.login(loaded, &config) else { return };
-        let Some(requests) = self.requests(&config.name) else { return };
+    /// Hands a cluster its new configuration or password, if there is one. A cluster that does not change does not notice.
+    async fn reconfigure(&self, config: ClusterConfig, loaded: &Loaded) -> bool {
+        let Some(login) = self.login(loaded, &config) else { return false };
+        let requests = match read(&self.clusters).get(&config.name) {
+            Some(handle) if handle.config == config && handle.login == login => return false,
+            Some(handle) => handle.requests(),
+            None => return false,
+        };
         let (reply, done) = oneshot::channel();
-        let request = Request::Reconfigure { config: Box::new(config.clone()), login, reply };
+        let request = Request::Reconfigure { config: Box::new(config.clone()), login: login.clone(), reply };
         if requests.send(request).await.is_ok()
             && done.await.is_ok()
             && let Some(handle) = write(&self.clusters).get_mut(&config.name)
         {
-            handle.config = config;
+            (handle.config, handle.login) = (config, login);
         }
+        true
     }
 
     fn record(&self, kind: &'static str, message: String) {

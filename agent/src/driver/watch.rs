@@ -21,7 +21,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// Starts the task that listens to the kernel and compares.
 pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
-    let mut notices = AsyncFd::with_interest(notices, Interest::READABLE)?;
+    // SAFETY: a subscription owns its socket, keeps it open until it is dropped, and always names that one descriptor.
+    let notices = unsafe { AsyncFd::register_with_interest(notices, Interest::READABLE) };
+    let mut notices = notices.map_err(|refused| refused.into_parts().1)?;
     tokio::spawn(async move {
         let mut timer = tokio::time::interval(EVERY);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

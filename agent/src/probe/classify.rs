@@ -80,7 +80,12 @@ fn of_driver(error: &DriverError) -> FailureKind {
 /// The TLS library's errors come wrapped in I/O errors, as the only ones of kind `InvalidData` that are not the packet
 /// parser's own, which have a text instead of an error inside.
 fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| format!("{inner:?}").contains("AlertReceived"))
+    error.get_ref().is_some_and(|inner| {
+        let words = format!("{inner:?}");
+        ["AlertReceived", "InvalidMessage", "PeerMisbehaved", "PeerIncompatible", "Decrypt"]
+            .iter()
+            .any(|w| words.contains(w))
+    })
 }
 
 /// The words of tokio-rustls when the peer goes away in the handshake.
@@ -91,7 +96,12 @@ fn is_tls_handshake(error: &io::Error) -> bool {
 /// The error in one line.
 pub fn words(error: &Error) -> String {
     match error {
-        Error::Server(ServerError { code, message, state }) => format!("ERROR {code} ({state}): {message}"),
+        // An error that comes instead of a greeting has its state, if any, in the message (`#08004Too many connections`).
+        Error::Server(ServerError { code, message, state }) => match message.strip_prefix('#').and_then(|m| m.get(5..))
+        {
+            Some(rest) => format!("ERROR {code}: {rest}"),
+            None => format!("ERROR {code} ({state}): {message}"),
+        },
         Error::Io(IoError::Io(error)) => error.to_string(),
         Error::Io(IoError::Tls(error)) => error.to_string(),
         Error::Driver(DriverError::UnexpectedPacket { .. }) => "a packet that has no place in the protocol".to_owned(),

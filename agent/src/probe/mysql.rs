@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use mysql_async::Row;
 use shunt_core::observation::{Channel, Flavour, GroupMember, GroupView, Identity, IoThread, SemiSync, ServerState};
@@ -15,10 +16,18 @@ pub const GRANTS: &[&str] =
 /// Tried in this order; the first that the server knows is used.
 pub const STATUS_FORMS: [&str; 2] = ["SHOW REPLICA STATUS", "SHOW SLAVE STATUS"];
 
-/// Whether heartbeats can be read.
-pub const HEARTBEATS: &str = "SELECT s.CHANNEL_NAME, s.COUNT_RECEIVED_HEARTBEATS, s.LAST_HEARTBEAT_TIMESTAMP, \
-     c.HEARTBEAT_INTERVAL FROM performance_schema.replication_connection_status s \
-     JOIN performance_schema.replication_connection_configuration c USING (CHANNEL_NAME)";
+/// Replication by a dozen columns. SHOW REPLICA STATUS has sixty, and to read those in every round would be most of what
+/// observing costs; it is only asked for what these do not have, the lag, in some rounds.
+pub const CHANNELS: &str = "SELECT c.CHANNEL_NAME AS name, c.HOST AS host, c.PORT AS port, s.SOURCE_UUID AS uuid, \
+     s.SERVICE_STATE AS io, a.SERVICE_STATE AS applier, s.COUNT_RECEIVED_HEARTBEATS AS beats, \
+     s.LAST_HEARTBEAT_TIMESTAMP AS beat, s.LAST_QUEUED_TRANSACTION AS queued, \
+     s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP AS queued_at, c.HEARTBEAT_INTERVAL AS period, \
+     s.LAST_ERROR_MESSAGE AS error FROM performance_schema.replication_connection_configuration c \
+     JOIN performance_schema.replication_connection_status s USING (CHANNEL_NAME) \
+     JOIN performance_schema.replication_applier_status a USING (CHANNEL_NAME) WHERE c.HOST <> ''";
+
+/// The lag is asked for in every so many rounds of a replica. It is whole seconds anyway.
+const LAG_EVERY: u32 = 4;
 
 const MEMBERS: &str = "SELECT MEMBER_ID, MEMBER_STATE, MEMBER_ROLE FROM performance_schema.replication_group_members";
 
@@ -27,11 +36,16 @@ const MEMBERS: &str = "SELECT MEMBER_ID, MEMBER_STATE, MEMBER_ROLE FROM performa
 pub struct Capabilities {
     pub identity: Identity,
     pub status_form: &'static str,
-    pub heartbeats: bool,
+    /// Whether [`CHANNELS`] can be read; without it every round asks for the whole status, and heartbeats stay unknown.
+    pub narrow: bool,
     pub group: bool,
     /// Prefixes of the semi-sync variables: `source` and `replica`, or `master` and `slave`.
     pub semi_sync_source: Option<&'static str>,
     pub semi_sync_replica: Option<&'static str>,
+    /// By channel, as last asked for.
+    lags: BTreeMap<String, Option<Duration>>,
+    /// Rounds since.
+    since_lag: u32,
 }
 
 impl Capabilities {
@@ -43,15 +57,22 @@ impl Capabilities {
         Self {
             identity,
             status_form: STATUS_FORMS[0],
-            heartbeats: false,
+            narrow: false,
             group: variables.get("group_replication_group_name").is_some_and(|name| !name.is_empty()),
             semi_sync_source: first(["source", "master"]),
             semi_sync_replica: first(["replica", "slave"]),
+            lags: BTreeMap::new(),
+            since_lag: LAG_EVERY,
         }
     }
 
-    /// The tick's text, as one query of several statements.
-    pub fn tick(&self) -> String {
+    /// Whether the next round has to ask for the whole status.
+    pub const fn is_wide(&self) -> bool {
+        !self.narrow || self.since_lag >= LAG_EVERY
+    }
+
+    /// A round's text, as one query of several statements.
+    pub fn tick(&self, wide: bool) -> String {
         let mut sql = "SELECT @@global.server_id AS server_id, @@global.read_only AS read_only, \
              @@global.super_read_only AS super_read_only, @@global.gtid_executed AS gtid"
             .to_owned();
@@ -60,9 +81,11 @@ impl Capabilities {
                 let _ = write!(sql, ", @@global.rpl_semi_sync_{name}_enabled AS {alias}");
             }
         }
-        let _ = write!(sql, ";{}", self.status_form);
-        if self.heartbeats {
-            let _ = write!(sql, ";{HEARTBEATS}");
+        if self.narrow {
+            let _ = write!(sql, ";{CHANNELS}");
+        }
+        if wide {
+            let _ = write!(sql, ";{}", self.status_form);
         }
         if self.group {
             let _ = write!(sql, ";{MEMBERS}");
@@ -78,54 +101,94 @@ impl Capabilities {
     }
 
     /// Reads the answer to [`Self::tick`]. `None`: it is not the answer to it.
-    pub fn read(&self, answer: &[Rows]) -> Option<ServerState> {
+    pub fn read(&mut self, answer: &[Rows], wide: bool) -> Option<ServerState> {
         let mut sets = answer.iter();
         let server = sets.next()?.first()?;
-        let status = sets.next()?;
-        let heartbeats = if self.heartbeats { sets.next()?.as_slice() } else { &[] };
+        let narrow = if self.narrow { Some(sets.next()?) } else { None };
+        let status = if wide { Some(sets.next()?) } else { None };
         let members = if self.group { Some(sets.next()?) } else { None };
         let semi = if self.semi_sync_source.is_some() { Some(sets.next()?) } else { None };
-        let channels = status.iter().filter(|row| is_replication(row)).map(|row| {
-            let name = row.text(&["Channel_Name"]);
-            let beat = heartbeats.iter().find(|beat| beat.text(&["CHANNEL_NAME"]) == name);
-            channel(name, row, beat)
-        });
+        let channels = match (narrow, status) {
+            (Some(rows), status) => self.narrow_channels(rows, status),
+            (None, Some(rows)) => rows.iter().filter(|row| is_replication(row)).map(wide_channel).collect(),
+            (None, None) => return None,
+        };
         Some(ServerState {
             identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
             read_only: server.is_on(&["read_only"]),
             super_read_only: server.is_on(&["super_read_only"]),
             gtid_executed: without_blanks(&server.text(&["gtid"])),
-            channels: channels.collect(),
+            channels,
             group: members.and_then(|rows| group(rows)),
             semi_sync: semi_sync(server, semi, self.semi_sync_replica.is_some()),
         })
     }
+
+    fn narrow_channels(&mut self, rows: &Rows, status: Option<&Rows>) -> Vec<Channel> {
+        self.since_lag += 1;
+        if let Some(status) = status {
+            let lag = |row: &Row| row.seconds(&["Seconds_Behind_Source", "Seconds_Behind_Master"]);
+            self.lags = status.iter().map(|row| (row.text(&["Channel_Name"]), lag(row))).collect();
+            self.since_lag = 0;
+        }
+        let mut channels = Vec::with_capacity(rows.len());
+        for row in rows {
+            let name = row.text(&["name"]);
+            if is_group_channel(name.as_bytes()) {
+                continue;
+            }
+            let lag = self.lags.get(&name).copied();
+            if lag.is_none() {
+                // A channel that was not there before.
+                self.since_lag = LAG_EVERY;
+            }
+            channels.push(narrow_channel(name, row, lag.flatten()));
+        }
+        if channels.is_empty() {
+            // A primary has no lag to ask for.
+            self.since_lag = 0;
+        }
+        channels
+    }
 }
 
 /// Group Replication's own two channels have no source.
-fn is_replication(row: &Row) -> bool {
-    !matches!(row.bytes(&["Channel_Name"]), Some(b"group_replication_applier" | b"group_replication_recovery"))
+const fn is_group_channel(name: &[u8]) -> bool {
+    matches!(name, b"group_replication_applier" | b"group_replication_recovery")
 }
 
-fn channel(name: String, row: &Row, beat: Option<&Row>) -> Channel {
-    let read = |names: &[&str]| row.text(names);
-    // Bytes say that something came; heartbeats that the source lives when it has nothing to say.
-    let mut received = format!(
-        "{}:{}",
-        read(&["Source_Log_File", "Master_Log_File"]),
-        read(&["Read_Source_Log_Pos", "Read_Master_Log_Pos"])
-    );
-    if let Some(beat) = beat {
-        let _ = write!(
-            received,
-            " heartbeat {} at {}",
-            beat.text(&["COUNT_RECEIVED_HEARTBEATS"]),
-            beat.text(&["LAST_HEARTBEAT_TIMESTAMP"])
-        );
-    }
-    let uuid = read(&["Source_UUID", "Master_UUID"]);
+fn is_replication(row: &Row) -> bool {
+    !row.bytes(&["Channel_Name"]).is_some_and(is_group_channel)
+}
+
+fn narrow_channel(name: String, row: &Row, lag: Option<Duration>) -> Channel {
+    let read = |column: &str| row.text(&[column]);
+    let uuid = read("uuid");
     Channel {
         name,
+        source_host: read("host"),
+        source_port: row.number(&["port"]).and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
+        source_uuid: (!uuid.is_empty()).then_some(uuid),
+        source_server_id: 0,
+        io: match row.bytes(&["io"]) {
+            Some(b"ON") => IoThread::Connected,
+            Some(b"CONNECTING") => IoThread::Connecting,
+            _ => IoThread::Stopped,
+        },
+        sql_running: row.is_on(&["applier"]),
+        lag,
+        // Transactions say that something came; heartbeats that the source lives when it has nothing to say.
+        received: format!("{} {} {} {}", read("queued"), read("queued_at"), read("beats"), read("beat")),
+        heartbeat_period: row.seconds(&["period"]).filter(|p| !p.is_zero()),
+        last_error: read("error"),
+    }
+}
+
+fn wide_channel(row: &Row) -> Channel {
+    let read = |names: &[&str]| row.text(names);
+    let uuid = read(&["Source_UUID", "Master_UUID"]);
+    Channel {
+        name: read(&["Channel_Name"]),
         source_host: read(&["Source_Host", "Master_Host"]),
         source_port: row.number(&["Source_Port", "Master_Port"]).and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
         source_uuid: (!uuid.is_empty()).then_some(uuid),
@@ -133,8 +196,12 @@ fn channel(name: String, row: &Row, beat: Option<&Row>) -> Channel {
         io: io_thread(row.bytes(&["Replica_IO_Running", "Slave_IO_Running"])),
         sql_running: row.is_on(&["Replica_SQL_Running", "Slave_SQL_Running"]),
         lag: row.seconds(&["Seconds_Behind_Source", "Seconds_Behind_Master"]),
-        received,
-        heartbeat_period: beat.and_then(|b| b.seconds(&["HEARTBEAT_INTERVAL"])).filter(|p| !p.is_zero()),
+        received: format!(
+            "{}:{}",
+            read(&["Source_Log_File", "Master_Log_File"]),
+            read(&["Read_Source_Log_Pos", "Read_Master_Log_Pos"])
+        ),
+        heartbeat_period: None,
         last_error: last_error(row),
     }
 }

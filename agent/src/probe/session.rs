@@ -28,7 +28,6 @@ pub struct Session {
     conn: Conn,
     socket: Option<Socket>,
     capabilities: Capabilities,
-    tick: String,
 }
 
 enum Capabilities {
@@ -51,14 +50,9 @@ impl Login {
     /// Connects, logs in, asks what there is.
     pub async fn open(&mut self) -> Result<Session, Failure> {
         let mark = Mark::next();
-        let mut opening = Box::pin(open(&self.spec, mark, self.plain));
-        let opened = timeout(self.spec.timeout, &mut opening).await;
+        let opened = timeout(self.spec.timeout, open(&self.spec, mark, &mut self.plain)).await;
         let failure = match opened {
-            Ok(Ok((session, plain))) => {
-                drop(opening);
-                self.plain = plain;
-                return Ok(session);
-            }
+            Ok(Ok(session)) => return Ok(session),
             Ok(Err(failure)) => failure,
             Err(_) => {
                 // Only now can it be told apart: is there a connection, or not even that?
@@ -87,27 +81,27 @@ fn ms(time: Duration) -> String {
     format!("{} ms", time.as_millis())
 }
 
-async fn open(spec: &ProbeSpec, mark: Mark, plain: bool) -> Result<(Session, bool), Failure> {
+async fn open(spec: &ProbeSpec, mark: Mark, plain: &mut bool) -> Result<Session, Failure> {
     let failed = |error: &Error| Failure {
         kind: kind(error),
         detail: format!("cannot log in as {} at {}: {}", spec.user, spec.server, words(error)),
     };
-    let (conn, plain) = match Conn::new(options(spec, mark, plain)).await {
-        Ok(conn) => (conn, plain),
+    let mut conn = match Conn::new(options(spec, mark, *plain)).await {
         Err(Error::Driver(DriverError::NoClientSslFlagFromServer)) => {
-            (Conn::new(options(spec, mark, true)).await.map_err(|e| failed(&e))?, true)
+            // Remembered whatever comes of it: the greeting that was just wasted counts towards max_connect_errors.
+            *plain = true;
+            Conn::new(options(spec, mark, true)).await
         }
-        Err(error) => return Err(failed(&error)),
-    };
+        done => done,
+    }
+    .map_err(|e| failed(&e))?;
     // Without it a broken connection is only noticed at the next tick.
     let socket = Socket::find(spec.server, mark).unwrap_or_else(|error| {
         tracing::debug!(server = %spec.server, %error, "cannot watch the connection between ticks");
         None
     });
-    let mut conn = conn;
     let capabilities = ask_capabilities(&mut conn, spec).await?;
-    let tick = capabilities.tick();
-    Ok((Session { conn, socket, capabilities, tick }, plain))
+    Ok(Session { conn, socket, capabilities })
 }
 
 fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
@@ -135,9 +129,10 @@ fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
 impl Session {
     /// One round of questions.
     pub async fn ask(&mut self, spec: &ProbeSpec) -> Result<ServerState, Failure> {
-        let asked = timeout(spec.timeout, run(&mut self.conn, &self.tick)).await;
+        let wide = self.capabilities.is_wide();
+        let asked = timeout(spec.timeout, run(&mut self.conn, &self.capabilities.tick(wide))).await;
         match asked {
-            Ok(Ok(answer)) => self.capabilities.read(&answer).ok_or_else(|| Failure {
+            Ok(Ok(answer)) => self.capabilities.read(&answer, wide).ok_or_else(|| Failure {
                 kind: FailureKind::Query,
                 detail: format!("{} answered with less than it was asked for", spec.server),
             }),
@@ -221,12 +216,12 @@ async fn ask_capabilities(conn: &mut Conn, spec: &ProbeSpec) -> Result<Capabilit
             Ok(_) => break,
         }
     }
-    found.heartbeats = match run(conn, mysql::HEARTBEATS).await {
+    found.narrow = match run(conn, mysql::CHANNELS).await {
         Ok(_) => true,
         Err(Error::Server(_)) => false,
         Err(error) => return Err(failed(&error, Flavour::Mysql)),
     };
-    found.group &= found.heartbeats;
+    found.group &= found.narrow;
     Ok(Capabilities::Mysql(found))
 }
 
@@ -238,16 +233,24 @@ impl Capabilities {
         }
     }
 
-    fn tick(&self) -> String {
+    /// Whether the next round is one of those that ask for more.
+    const fn is_wide(&self) -> bool {
         match self {
-            Self::Mysql(found) => found.tick(),
+            Self::Mysql(found) => found.is_wide(),
+            Self::Mariadb(_) => true,
+        }
+    }
+
+    fn tick(&self, wide: bool) -> String {
+        match self {
+            Self::Mysql(found) => found.tick(wide),
             Self::Mariadb(found) => found.tick(),
         }
     }
 
-    fn read(&self, answer: &[Rows]) -> Option<ServerState> {
+    fn read(&mut self, answer: &[Rows], wide: bool) -> Option<ServerState> {
         match self {
-            Self::Mysql(found) => found.read(answer),
+            Self::Mysql(found) => found.read(answer, wide),
             Self::Mariadb(found) => found.read(answer),
         }
     }

@@ -33,8 +33,8 @@ impl Mark {
 pub enum News {
     /// The server closed it, or the kernel gave up on it.
     Broken(io::Error),
-    /// The server said something that it was not asked: as a rule its last words.
-    Spoke(Vec<u8>),
+    /// The server said something that it was not asked, which is as a rule its last words: read them with a question.
+    Spoke,
 }
 
 /// A second handle on a connection's socket.
@@ -59,10 +59,9 @@ impl Socket {
 
     /// Waits until something happens that nobody asked for. Call it only while no answer is outstanding.
     pub async fn news(&self) -> News {
-        let mut first = [0; 512];
-        match self.0.peek(&mut first).await {
+        match self.0.peek(&mut [0]).await {
             Ok(0) => News::Broken(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
-            Ok(n) => News::Spoke(first[..n].to_vec()),
+            Ok(_) => News::Spoke,
             Err(error) => News::Broken(error),
         }
     }

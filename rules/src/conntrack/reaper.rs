@@ -48,12 +48,10 @@ impl Reaper {
     /// The thread works in the network namespace of the caller.
     pub fn start() -> io::Result<Self> {
         let conntrack = Conntrack::open()?;
-        let shared =
-            Arc::new(Shared { dead: Mutex::default(), changed: Condvar::new(), reaped: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { dead: Mutex::default(), changed: Condvar::new(), reaped: AtomicU64::new(0) });
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("shunt-reaper".to_owned())
-            .spawn(move || theirs.work(conntrack))?;
+        let thread =
+            std::thread::Builder::new().name("shunt-reaper".to_owned()).spawn(move || theirs.work(conntrack))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -18,7 +18,10 @@ pub enum Subject {
     Table,
     Set(SetId),
     Chain(String),
-    Rule { chain: String, comment: String },
+    Rule {
+        chain: String,
+        comment: String,
+    },
     /// In the order in which they stand in the message.
     Elements(Vec<Key>),
 }
@@ -99,10 +102,6 @@ impl Batch {
         self.subjects.is_empty()
     }
 
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Asks for the acknowledgement and ends the batch.
     pub fn finish(mut self) -> Self {
         if let Some(last) = self.starts.last() {
@@ -119,6 +118,11 @@ impl Batch {
     /// How many sequence numbers the batch uses up.
     pub fn span(&self) -> u32 {
         self.subjects.len() as u32 + 2
+    }
+
+    /// Is this sequence number one of the batch's, begin and end included? A failed commit is answered at the begin.
+    pub fn spans(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.first.wrapping_sub(1)) < self.span()
     }
 
     pub fn bytes(&self) -> &[u8] {

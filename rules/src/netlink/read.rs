@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use nftnl_sys as sys;
 
-use super::nftnl::{self, Chain, Definition, Rule, Set, Table};
+use super::nftnl::{self, Chain, Definition, FoundHook, Rule, Set, Table};
 use super::socket::Netlink;
 use super::{HEADERS, finish, header, nf_tables};
-use crate::ruleset::Hook;
-use crate::schema::{SetId, comment_in};
+use crate::schema::SetId;
 use crate::state::Elements;
 use crate::tlv;
 
@@ -30,26 +29,6 @@ pub struct Snapshot {
     pub strange: Vec<String>,
 }
 
-/// Where a chain hooks in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundHook {
-    pub kind: String,
-    pub number: u32,
-    pub priority: i32,
-    pub policy: u32,
-}
-
-impl FoundHook {
-    pub fn of(hook: &Hook) -> Self {
-        Self {
-            kind: hook.kind.to_owned(),
-            number: hook.number,
-            priority: hook.priority,
-            policy: libc::NF_ACCEPT as u32,
-        }
-    }
-}
-
 /// Reads a table of the family inet. `Ok(None)`: there is none.
 pub fn table(netlink: &mut Netlink, name: &str) -> Result<Option<Snapshot>, (String, io::Error)> {
     for _ in 0..16 {
@@ -64,7 +43,10 @@ pub fn table(netlink: &mut Netlink, name: &str) -> Result<Option<Snapshot>, (Str
             return Ok(snapshot);
         }
     }
-    Err((format!("read table inet {name} back"), io::Error::new(io::ErrorKind::ResourceBusy, "the ruleset keeps changing")))
+    Err((
+        format!("read table inet {name} back"),
+        io::Error::new(io::ErrorKind::ResourceBusy, "the ruleset keeps changing"),
+    ))
 }
 
 fn table_once(netlink: &mut Netlink, name: &str) -> Result<Option<Snapshot>, (String, io::Error)> {
@@ -72,8 +54,8 @@ fn table_once(netlink: &mut Netlink, name: &str) -> Result<Option<Snapshot>, (St
         let what = format!("read {what} of table inet {name} back");
         move |error| (what, error)
     };
-    let Some(comment) = comment(netlink, name).map_err(tried("the comment"))? else { return Ok(None) };
-    let mut snapshot = Snapshot { comment, ..Snapshot::default() };
+    let Some(table) = find(netlink, name).map_err(tried("the comment"))? else { return Ok(None) };
+    let mut snapshot = Snapshot { comment: table.comment(), ..Snapshot::default() };
     snapshot.chains = chains(netlink, name).map_err(tried("the chains"))?;
     snapshot.rules = rules(netlink, name).map_err(tried("the rules"))?;
     snapshot.sets = sets(netlink, name).map_err(tried("the sets"))?;
@@ -94,48 +76,28 @@ pub fn generation(netlink: &mut Netlink) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer has no generation"))
 }
 
-/// The outer `None`: there is no such table. The inner one: it has no comment.
-pub fn comment(netlink: &mut Netlink, name: &str) -> io::Result<Option<Option<String>>> {
-    let request = |seq| dump(libc::NFT_MSG_GETTABLE, seq, |_| {});
-    netlink.dump(request, || None, |found, message| {
-        let table = Table::new();
-        // SAFETY: `message` is a whole netlink message in aligned memory; strings and data stay the table's.
-        unsafe {
-            if sys::nftnl_table_nlmsg_parse(message.as_ptr().cast(), table.raw()) < 0 {
-                return Err(unreadable());
+/// The table of this name and the family inet; without its contents.
+fn find(netlink: &mut Netlink, name: &str) -> io::Result<Option<Table>> {
+    let request = |seq| dump(libc::NFT_MSG_GETTABLE, libc::NFPROTO_INET, seq, |_| {});
+    netlink.dump(
+        request,
+        || None,
+        |found, message| {
+            let table = Table::parse(message).ok_or_else(unreadable)?;
+            if table.family() == libc::NFPROTO_INET as u32 && table.name() == name {
+                *found = Some(table);
             }
-            if sys::nftnl_table_get_u32(table.raw(), sys::NFTNL_TABLE_FAMILY as u16) == libc::NFPROTO_INET as u32
-                && nftnl::string(sys::nftnl_table_get_str(table.raw(), sys::NFTNL_TABLE_NAME as u16)) == name
-            {
-                let mut len = 0;
-                let data = sys::nftnl_table_get_data(table.raw(), sys::NFTNL_TABLE_USERDATA as u16, &raw mut len);
-                *found = Some(nftnl::bytes(data, len).and_then(comment_in));
-            }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }
 
 fn chains(netlink: &mut Netlink, table: &str) -> io::Result<BTreeMap<String, Option<FoundHook>>> {
-    let request = |seq| dump(libc::NFT_MSG_GETCHAIN, seq, |_| {});
+    let request = |seq| dump(libc::NFT_MSG_GETCHAIN, libc::NFPROTO_INET, seq, |_| {});
     netlink.dump(request, BTreeMap::new, |found, message| {
-        let chain = Chain::new();
-        // SAFETY: `message` is a whole netlink message in aligned memory; strings stay the chain's.
-        unsafe {
-            if sys::nftnl_chain_nlmsg_parse(message.as_ptr().cast(), chain.raw()) < 0 {
-                return Err(unreadable());
-            }
-            let string = |attribute: u32| nftnl::string(sys::nftnl_chain_get_str(chain.raw(), attribute as u16));
-            let number = |attribute: u32| sys::nftnl_chain_get_u32(chain.raw(), attribute as u16);
-            if number(sys::NFTNL_CHAIN_FAMILY) == libc::NFPROTO_INET as u32 && string(sys::NFTNL_CHAIN_TABLE) == table {
-                let hook = sys::nftnl_chain_is_set(chain.raw(), sys::NFTNL_CHAIN_HOOKNUM as u16).then(|| FoundHook {
-                    kind: string(sys::NFTNL_CHAIN_TYPE),
-                    number: number(sys::NFTNL_CHAIN_HOOKNUM),
-                    priority: sys::nftnl_chain_get_s32(chain.raw(), sys::NFTNL_CHAIN_PRIO as u16),
-                    policy: number(sys::NFTNL_CHAIN_POLICY),
-                });
-                found.insert(string(sys::NFTNL_CHAIN_NAME), hook);
-            }
+        let chain = Chain::parse(message).ok_or_else(unreadable)?;
+        if chain.family() == libc::NFPROTO_INET as u32 && chain.table() == table {
+            found.insert(chain.name(), chain.hook());
         }
         Ok(())
     })
@@ -143,7 +105,8 @@ fn chains(netlink: &mut Netlink, table: &str) -> io::Result<BTreeMap<String, Opt
 
 fn rules(netlink: &mut Netlink, table: &str) -> io::Result<BTreeMap<String, Vec<Vec<String>>>> {
     const NFTA_RULE_TABLE: u16 = 1;
-    let request = |seq| dump(libc::NFT_MSG_GETRULE, seq, |bytes| name(bytes, NFTA_RULE_TABLE, table));
+    let request =
+        |seq| dump(libc::NFT_MSG_GETRULE, libc::NFPROTO_INET, seq, |bytes| name(bytes, NFTA_RULE_TABLE, table));
     netlink.dump(request, BTreeMap::new, |found: &mut BTreeMap<String, Vec<_>>, message| {
         let rule = Rule::parse(message).ok_or_else(unreadable)?;
         if rule.table() == table {
@@ -155,7 +118,7 @@ fn rules(netlink: &mut Netlink, table: &str) -> io::Result<BTreeMap<String, Vec<
 
 fn sets(netlink: &mut Netlink, table: &str) -> io::Result<BTreeMap<String, Definition>> {
     const NFTA_SET_TABLE: u16 = 1;
-    let request = |seq| dump(libc::NFT_MSG_GETSET, seq, |bytes| name(bytes, NFTA_SET_TABLE, table));
+    let request = |seq| dump(libc::NFT_MSG_GETSET, libc::NFPROTO_INET, seq, |bytes| name(bytes, NFTA_SET_TABLE, table));
     netlink.dump(request, BTreeMap::new, |found, message| {
         let set = Set::new();
         // SAFETY: `message` is a whole netlink message in aligned memory; strings stay the set's.
@@ -184,7 +147,7 @@ fn elements(netlink: &mut Netlink, table: &str, set: SetId, into: &mut Snapshot)
     const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
     const NFTA_SET_ELEM_LIST_SET: u16 = 2;
     let request = |seq| {
-        dump(libc::NFT_MSG_GETSETELEM, seq, |bytes| {
+        dump(libc::NFT_MSG_GETSETELEM, libc::NFPROTO_INET, seq, |bytes| {
             name(bytes, NFTA_SET_ELEM_LIST_TABLE, table);
             name(bytes, NFTA_SET_ELEM_LIST_SET, set.name());
         })
@@ -218,8 +181,8 @@ fn elements(netlink: &mut Netlink, table: &str, set: SetId, into: &mut Snapshot)
     Ok(())
 }
 
-pub fn dump(message: i32, seq: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut bytes = header(nf_tables(message), libc::NLM_F_DUMP, seq, libc::NFPROTO_INET);
+pub fn dump(message: i32, family: i32, seq: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = header(nf_tables(message), libc::NLM_F_DUMP, seq, family);
     fill(&mut bytes);
     finish(bytes)
 }

@@ -85,6 +85,10 @@ impl Netlink {
         let mut rejection: Option<Rejection> = None;
         let mut acknowledged = None;
         self.answers(true, |message| {
+            // Nothing else can be in the queue, but an answer to something older must not decide about this.
+            if !batch.spans(message.seq) {
+                return Ok(false);
+            }
             let index = batch.index_of(message.seq);
             if let Some(error) = message.error() {
                 rejection.get_or_insert(Rejection { message: index, offset: message.bad_offset(), error });
@@ -183,11 +187,7 @@ impl Netlink {
     }
 
     /// Calls `each` until it says that it is done or, with `queued`, until nothing is in the queue.
-    fn answers(
-        &mut self,
-        queued: bool,
-        mut each: impl FnMut(&Message<'_>) -> io::Result<bool>,
-    ) -> io::Result<()> {
+    fn answers(&mut self, queued: bool, mut each: impl FnMut(&Message<'_>) -> io::Result<bool>) -> io::Result<()> {
         loop {
             let received = receive(self.socket.as_raw_fd(), &mut self.buffer, queued);
             let bytes = match received {

@@ -102,7 +102,8 @@ mod tests {
     fn every_state_is_adopted_as_it_was_left() {
         let now = Instant::now();
         let later = now + Duration::from_secs(5);
-        let weights = [Weighted { address: at("10.0.0.1:1"), weight: 2 }, Weighted { address: at("10.0.0.2:1"), weight: 1 }];
+        let weights =
+            [Weighted { address: at("10.0.0.1:1"), weight: 2 }, Weighted { address: at("10.0.0.2:1"), weight: 1 }];
         let listeners = BTreeMap::from([
             (at("10.1.0.1:1"), listener(Road::Single(at("10.0.0.1:1")))),
             (at("10.1.0.2:1"), listener(Road::Spread(slots::fill(&[], &weights)))),
@@ -134,8 +135,10 @@ mod tests {
     #[test]
     fn a_spread_that_lost_a_slot_is_adopted_whole() {
         let now = Instant::now();
-        let weights = [Weighted { address: at("10.0.0.1:1"), weight: 1 }, Weighted { address: at("10.0.0.2:1"), weight: 1 }];
-        let state = State::new(BTreeMap::from([(at("10.1.0.2:1"), listener(Road::Spread(slots::fill(&[], &weights))))]));
+        let weights =
+            [Weighted { address: at("10.0.0.1:1"), weight: 1 }, Weighted { address: at("10.0.0.2:1"), weight: 1 }];
+        let state =
+            State::new(BTreeMap::from([(at("10.1.0.2:1"), listener(Road::Spread(slots::fill(&[], &weights))))]));
         let mut elements = state.elements();
         elements.remove(&Key::Spread(at("10.1.0.2:1"), 7));
         let adopted = State::adopt(&elements, now);

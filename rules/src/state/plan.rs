@@ -42,7 +42,10 @@ impl State {
         for (address, leaving) in &change.remove {
             if let Some(listener) = self.listeners.get(address) {
                 let former = former(Some(listener), &[], *leaving, now);
-                after.insert(*address, Some(Listener { former, road: Road::Removed, masquerade: false, ..listener.clone() }));
+                after.insert(
+                    *address,
+                    Some(Listener { former, road: Road::Removed, masquerade: false, ..listener.clone() }),
+                );
             }
         }
         for mapping in &change.set {
@@ -85,10 +88,11 @@ impl State {
         for (backend, delta) in counts {
             let before = self.backends.get(&backend).copied().unwrap_or(0);
             let entry = (Key::Backend(backend), Value::default());
-            match (before > 0, before.saturating_add_signed(delta) > 0) {
-                (true, false) => drop(old.extend([entry])),
-                (false, true) => drop(new.extend([entry])),
-                _ => {}
+            let (had, has) = (before > 0, before.saturating_add_signed(delta) > 0);
+            if had && !has {
+                old.extend([entry]);
+            } else if has && !had {
+                new.extend([entry]);
             }
         }
         plan.ops = difference(&old, &new, now);

@@ -44,17 +44,17 @@ fn shares(backends: &[Weighted]) -> BTreeMap<SocketAddr, usize> {
         .collect();
     parts.sort_by_key(|(address, _, remainder)| (std::cmp::Reverse(*remainder), *address));
     let mut given: u64 = parts.iter().map(|(_, share, _)| share).sum();
-    let count = parts.len();
-    for turn in 0..count {
+    for (_, share, _) in &mut parts {
         if given >= slots {
             break;
         }
-        parts[turn].1 += 1;
+        *share += 1;
         given += 1;
     }
     // The rule of at least one slot can give too many: the largest shares pay for it.
     while given > slots {
-        let Some(largest) = parts.iter_mut().max_by_key(|(_, share, _)| *share).filter(|(_, share, _)| *share > 1) else {
+        let Some(largest) = parts.iter_mut().max_by_key(|(_, share, _)| *share).filter(|(_, share, _)| *share > 1)
+        else {
             break;
         };
         largest.1 -= 1;

@@ -46,13 +46,12 @@ impl Lab {
     pub fn new(test: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
-            // Not through the macros, whose output the test harness swallows.
-            let _ = writeln!(io::stderr(), "skipped: {test}: network namespaces need root");
+            // Not through the macros, whose output the test harness swallows; in one piece, as tests run side by side.
+            let _ = io::stderr().write_all(format!("\nskipped: {test}: network namespaces need root\n").as_bytes());
             return None;
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mut lab =
-            Self { prefix: format!("shunt-rules-{}-{number}", std::process::id()), servers: Vec::new() };
+        let mut lab = Self { prefix: format!("shunt-rules-{}-{number}", std::process::id()), servers: Vec::new() };
         for host in [CLIENT, PROXY, DBS[0], DBS[1]] {
             run("ip", &["netns", "add", &lab.name(host)], "");
             run("ip", &["-n", &lab.name(host), "link", "set", "lo", "up"], "");
@@ -136,6 +135,16 @@ impl Lab {
         let listed = self.on(DBS[db], &["nft", "list", "table", "inet", "counting"]);
         let after = listed.split("packets ").nth(1).unwrap();
         after.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Puts a database's link up again, with the address and routes that went with it.
+    pub fn revive(&self, db: usize) {
+        let net = db + 2;
+        let batch = format!(
+            "link set eth0 up\naddr replace fd77:{net}::2/64 dev eth0 nodad\n\
+             route replace default via 10.77.{net}.1\nroute replace default via fd77:{net}::1\n"
+        );
+        run("ip", &["-n", &self.name(DBS[db]), "-batch", "-"], &batch);
     }
 
     /// Sets the data path up with one listener that leads to the first database.
@@ -233,15 +242,10 @@ impl Conversation {
     fn begin(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut greeting = String::new();
-        // One byte at a time: nothing of the conversation may stay in a buffer.
-        for byte in (&stream).bytes() {
-            match byte? {
-                b'\n' => break,
-                byte => greeting.push(byte.into()),
-            }
-        }
+        // The server says no more until it is spoken to, so nothing is lost with the buffer.
+        BufReader::new(&stream).read_line(&mut greeting)?;
         let (server, seen_as) = greeting.split_once(' ').ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(Self { server: server.to_owned(), seen_as: seen_as.parse().unwrap(), stream })
+        Ok(Self { server: server.to_owned(), seen_as: seen_as.trim().parse().unwrap(), stream })
     }
 
     /// Sends a line and waits for its echo.

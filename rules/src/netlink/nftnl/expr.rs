@@ -1,4 +1,4 @@
-//! Expressions of rules: built from our own form, and put into libnftnl's words.
+//! Expressions of rules, built from our own form.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ffi::CStr;
@@ -6,20 +6,12 @@ use std::ffi::CStr;
 use nftnl_sys as sys;
 
 use super::c_string;
-use crate::ruleset::{Direction, Expr};
+use crate::ruleset::expr::{Direction, Expr};
 use crate::schema::Family;
-
-pub fn text(expr: *mut sys::nftnl_expr) -> String {
-    let mut buffer = vec![0u8; 1024];
-    // SAFETY: libnftnl writes at most the buffer's length, with a NUL.
-    let len = unsafe { sys::nftnl_expr_snprintf(buffer.as_mut_ptr().cast(), buffer.len(), expr, 0, 0) };
-    buffer.truncate(usize::try_from(len).unwrap_or(0));
-    String::from_utf8_lossy(&buffer).trim().to_owned()
-}
 
 /// Registers as the kernel writes them: by the old numbers of 16-byte registers where these begin.
 const fn register(number: u32) -> u32 {
-    if number % 4 == 0 { libc::NFT_REG_1 as u32 + number / 4 } else { libc::NFT_REG32_00 as u32 + number }
+    if number.is_multiple_of(4) { libc::NFT_REG_1 as u32 + number / 4 } else { libc::NFT_REG32_00 as u32 + number }
 }
 
 /// An expression, which the caller gives to a rule.

@@ -1,0 +1,85 @@
+//! The commands that need no agent, or find none.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use shunt_tests::{Scene, agent, each_flavour};
+
+fn levels<'a>(report: &'a Value, check: &str) -> Vec<&'a str> {
+    let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    findings.iter().filter(|f| f["check"] == check).filter_map(|f| f["level"].as_str()).collect()
+}
+
+each_flavour! {
+    fn doctor_finds_what_is_amiss_and_mends_forwarding(install) {
+        let mut scene = Scene::prepare(install, 2)?;
+        scene.proxy.ns().sysctl("ipv4/ip_forward", "0")?;
+        scene.proxy.ns().nft(
+            "table ip other { chain pre { type nat hook prerouting priority -100; tcp dport 3306 dnat to 10.9.9.9:1; }; }",
+        )?;
+        scene.agent.write_cluster("orders", &scene.following())?;
+        let doctor = |args: &[&str]| -> Result<(Option<i32>, Value)> {
+            let output = scene.agent.shunt(&[&["doctor", "--json"], args].concat())?;
+            Ok((output.status.code(), serde_json::from_slice(&output.stdout)?))
+        };
+        let (code, report) = doctor(&[])?;
+        ensure!(code == Some(1), "{report}");
+        ensure!(levels(&report, "forwarding") == ["problem"], "{report}");
+        ensure!(levels(&report, "capabilities") == ["ok"], "{report}");
+        ensure!(levels(&report, "nftables") == ["ok"], "{report}");
+        ensure!(levels(&report, "foreign NAT") == ["warning"], "{report}");
+        ensure!(levels(&report, "login") == ["ok", "ok"], "{report}");
+        ensure!(levels(&report, "grants") == ["ok", "ok"], "{report}");
+        let (_, report) = doctor(&["--fix"])?;
+        ensure!(!levels(&report, "forwarding").contains(&"problem"), "{report}");
+        ensure!(scene.proxy.ns().run("sysctl", &["-n", "net.ipv4.ip_forward"])?.trim() == "1");
+
+        // A server that is down, and one that does not let us in.
+        scene.cluster.server(1).kill()?;
+        scene.agent.write_settings("")?;
+        let (code, report) = {
+            let output = scene.agent.shunt(&["doctor", "--json"])?;
+            (output.status.code(), serde_json::from_slice::<Value>(&output.stdout)?)
+        };
+        ensure!(code == Some(1) && levels(&report, "login") == ["ok", "problem"], "{report}");
+        Ok(())
+    }
+
+    fn without_an_agent_commands_say_so_and_purge_takes_the_table_away(install) {
+        let mut scene = Scene::start(install, 1)?;
+        let refused = scene.agent.shunt(&["purge", "--yes"])?;
+        ensure!(refused.status.code() == Some(5), "{refused:?}");
+        scene.agent.stop()?;
+        let list = scene.agent.shunt(&["list"])?;
+        ensure!(list.status.code() == Some(3), "{list:?}");
+        ensure!(String::from_utf8_lossy(&list.stderr).contains("hint:"), "{list:?}");
+        ensure!(scene.reached()? == 1, "a stopped agent leaves the mapping");
+        ensure!(scene.agent.shunt(&["purge"])?.status.code() == Some(5), "purge asks first");
+        scene.agent.shunt_ok(&["purge", "--yes"])?;
+        let tables = scene.proxy.ns().run("nft", &["list", "tables"])?;
+        ensure!(tables.trim().is_empty(), "{tables}");
+        let to = scene.listener();
+        let refused = shunt_tests::ports::connect(&scene.client, to, Duration::from_secs(10));
+        ensure!(refused.is_err(), "nobody listens there any more");
+        Ok(())
+    }
+
+    fn a_foreign_table_of_our_name_is_never_touched(install) {
+        let mut scene = Scene::prepare(install, 1)?;
+        let theirs = "table inet shunt { chain c { type filter hook input priority 0; tcp dport 9 drop; }; }";
+        scene.proxy.ns().nft(theirs)?;
+        let before = scene.proxy.ns().run("nft", &["list", "ruleset"])?;
+        scene.agent.write_cluster("orders", &scene.following())?;
+        let failed = scene.agent.start().expect_err("the table is somebody else's");
+        ensure!(format!("{failed:#}").contains("is not shunt's"), "{failed:#}");
+        ensure!(scene.proxy.ns().run("nft", &["list", "ruleset"])? == before);
+        // Under another name it works beside it.
+        scene.agent.write_settings("[agent]\ntable = \"shunt_two\"\nhttp = \"\"\n")?;
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1);
+        ensure!(agent::backends(&scene.agent.list()?, scene.listener()).is_some());
+        Ok(())
+    }
+}
