@@ -29,7 +29,8 @@ fn print(figures: &Value) -> Result<()> {
     let number = |row: &Value, key: &str| row[key].as_f64().unwrap_or(f64::NAN);
     for row in rows {
         let (cold, median, p99) = (number(row, "cold_start_ms"), number(row, "median_us"), number(row, "p99_us"));
-        println!("  {:>9}{cold:>16.1}{:>8}{median:>14.1}{p99:>12.1}", row["mappings"], row["swaps"]);
+        let (mappings, swaps) = (number(row, "mappings"), number(row, "swaps"));
+        println!("  {mappings:>9}{cold:>16.1}{swaps:>8}{median:>14.1}{p99:>12.1}");
     }
     if let [first, .., last] = rows.as_slice() {
         let ratio = number(last, "median_us") / number(first, "median_us");
