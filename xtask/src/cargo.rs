@@ -27,12 +27,15 @@ pub fn run(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Where the build's files go is cargo's to say; this program itself lies there, in `target/debug`.
+pub fn target() -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    Ok(exe.ancestors().nth(2).context("this program lies in no target folder")?.to_path_buf())
+}
+
 /// Builds the `shunt` program; where it is.
 pub fn build_agent(release: bool) -> Result<PathBuf> {
-    // Where the build's files go is cargo's to say; this program itself lies there.
-    let exe = std::env::current_exe()?;
-    let target = exe.ancestors().nth(2).context("this program lies in no target folder")?;
-    let program = target.join(if release { "release" } else { "debug" }).join("shunt");
+    let program = target()?.join(if release { "release" } else { "debug" }).join("shunt");
     // As root under sudo there may be no cargo; what was built before is used.
     if std::env::var_os(crate::root::BUILT).is_none() {
         println!("  building shunt");

@@ -82,6 +82,7 @@ impl Stage {
         let (old, candidates) = (self.primary, self.replicas());
         let killed = Moment::now();
         self.cluster.server(old).kill()?;
+        let gone = Instant::now();
         let noticed = eventually("the agent to notice", PATIENCE, || {
             let show = self.agent.show(CLUSTER)?;
             Ok((show["verdict"] == "dead").then(Instant::now))
@@ -103,6 +104,7 @@ impl Stage {
             old,
             new,
             killed: killed.at,
+            gone,
             promoting,
             promoted,
             mapped,
@@ -125,6 +127,8 @@ pub struct Failover {
     pub old: usize,
     pub new: usize,
     pub killed: Instant,
+    /// The kernel has taken the process apart; its connections break somewhat before.
+    pub gone: Instant,
     pub suspected: Option<Instant>,
     pub noticed: Instant,
     /// The outside tool begins with its SQL.

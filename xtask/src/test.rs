@@ -2,7 +2,6 @@
 //! counted; the last line is the count.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
@@ -103,7 +102,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// Runs nextest; the tests that skipped themselves, with their reasons.
 fn nextest(only: Option<Flavour>, no_lab: bool, count: &mut Count, failures: &mut Vec<String>) -> Result<Vec<String>> {
     let list = std::env::temp_dir().join(format!("{}-skipped", scratch::prefix()));
-    let report = junit();
+    let report = cargo::target()?.join("nextest/default/junit.xml");
     let _ = std::fs::remove_file(&report);
     let mut filter = vec!["all()".to_owned()];
     filter.extend(no_lab.then(|| "not (package(shunt-tests) and kind(test))".to_owned()));
@@ -126,13 +125,6 @@ fn nextest(only: Option<Flavour>, no_lab: bool, count: &mut Count, failures: &mu
         count.failed = count.failed.max(1);
     }
     Ok(skipped.into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect())
-}
-
-/// Where the nextest profile puts its report.
-fn junit() -> PathBuf {
-    let exe = std::env::current_exe().unwrap_or_default();
-    let target = exe.ancestors().nth(2).map_or_else(|| cargo::root().join("target"), PathBuf::from);
-    target.join("nextest/default/junit.xml")
 }
 
 /// The totals in a JUnit report's first element.

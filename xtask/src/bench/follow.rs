@@ -31,6 +31,7 @@ struct Figure {
 
 const FIGURES: &[Figure] = &[
     Figure { name: "killed to noticed", key: "noticed_ms", of: |f| ms(f.killed, f.noticed) },
+    Figure { name: "gone to noticed", key: "gone_noticed_ms", of: |f| ms(f.gone, f.noticed) },
     Figure { name: "the tool's SQL", key: "sql_ms", of: |f| ms(f.promoting, f.promoted) },
     Figure { name: "promoted to mapped", key: "mapped_ms", of: |f| ms(f.promoted, f.mapped) },
     Figure { name: "promoted to first write", key: "first_write_ms", of: |f| ms(f.promoted, f.first_write) },

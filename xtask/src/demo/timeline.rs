@@ -14,6 +14,7 @@ pub fn print(failover: &Failover, name: impl Fn(usize) -> String) {
 fn lines(f: &Failover, old: &str, new: &str) -> Vec<(Instant, String, &'static str)> {
     let mut lines = vec![
         (f.killed, format!("killed: {old}, the primary, with -9"), "this program"),
+        (f.gone, format!("the last of {old}'s process is gone"), "the kernel"),
         (f.noticed, format!("noticed: {old} is dead"), "the agent's history"),
         (f.promoting, format!("an outside tool begins to promote {new} by SQL"), "this program"),
         (f.promoted, format!("promoted: {new} is writable"), "this program"),
