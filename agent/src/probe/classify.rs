@@ -52,6 +52,8 @@ pub fn of_io(error: &io::Error) -> FailureKind {
         | Kind::UnexpectedEof
         | Kind::WriteZero => FailureKind::Reset,
         Kind::TimedOut => FailureKind::Timeout,
+        // The packet codec's word for an end in the middle of a packet.
+        Kind::Other if error.to_string().contains("bytes remaining on stream") => FailureKind::Reset,
         Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
             FailureKind::Unreachable
         }
