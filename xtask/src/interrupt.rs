@@ -1,12 +1,40 @@
 //! Ctrl-C, SIGTERM and SIGHUP: whatever is going on, nothing stays behind.
+//!
+//! The signals are caught, not blocked: a blocked signal would be blocked in every child, too.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
 use shunt_tests::scratch;
+use tokio::signal::unix::{SignalKind, signal};
 
 static SEEN: AtomicBool = AtomicBool::new(false);
+
+/// Starts the thread that waits for a signal, cleans up and exits; returns once it listens. If it cannot, signals end
+/// this program as they end any other, and the undertaker cleans up.
+pub fn watch() {
+    let (listens, listening) = channel();
+    std::thread::spawn(move || -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (name, number) = runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            let _ = listens.send(());
+            std::io::Result::Ok(tokio::select! {
+                _ = interrupt.recv() => ("interrupted", 2),
+                _ = terminate.recv() => ("terminated", 15),
+                _ = hangup.recv() => ("hung up", 1),
+            })
+        })?;
+        SEEN.store(true, Ordering::SeqCst);
+        println!("\n{name}: cleaning up");
+        scratch::bury();
+        std::process::exit(128 + number);
+    });
+    let _ = listening.recv();
+}
 
 /// For a failure: if it is only what the cleaning up does to everybody, this does not return.
 pub fn give_way() {
@@ -15,23 +43,4 @@ pub fn give_way() {
     while SEEN.load(Ordering::SeqCst) {
         std::thread::park();
     }
-}
-
-/// Takes the three signals away from every thread and gives them to one that cleans up and exits. (Children start with
-/// a clean mask: the standard library resets it.)
-pub fn watch() {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    if signals.thread_block().is_err() {
-        return; // then they end us as they end everybody, and the undertaker cleans up
-    }
-    std::thread::spawn(move || {
-        let Ok(signal) = signals.wait() else { return };
-        SEEN.store(true, Ordering::SeqCst);
-        println!("\n{signal}: cleaning up");
-        scratch::bury();
-        std::process::exit(128 + signal as i32);
-    });
 }

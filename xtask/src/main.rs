@@ -59,7 +59,6 @@ impl From<FlavourArg> for Flavour {
 }
 
 fn main() -> ExitCode {
-    // Before any thread starts, so that they all inherit the signal mask.
     interrupt::watch();
     let done = match Args::parse().command {
         Task::Setup(args) => setup::run(&args),
