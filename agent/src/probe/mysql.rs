@@ -17,7 +17,7 @@ pub const GRANTS: &[&str] =
 pub const STATUS_FORMS: [&str; 2] = ["SHOW REPLICA STATUS", "SHOW SLAVE STATUS"];
 
 /// Replication by a dozen columns. SHOW REPLICA STATUS has sixty, and to read those in every round would be most of what
-/// observing costs; it is only asked for what these do not have, the lag, in some rounds.
+/// observing costs; it is only asked for what these do not have, in some rounds.
 pub const CHANNELS: &str = "SELECT c.CHANNEL_NAME AS name, c.HOST AS host, c.PORT AS port, s.SOURCE_UUID AS uuid, \
      s.SERVICE_STATE AS io, a.SERVICE_STATE AS applier, s.COUNT_RECEIVED_HEARTBEATS AS beats, \
      s.LAST_HEARTBEAT_TIMESTAMP AS beat, s.LAST_QUEUED_TRANSACTION AS queued, \
@@ -83,7 +83,9 @@ impl Capabilities {
             }
         }
         if self.narrow {
-            let _ = write!(sql, ";{CHANNELS}");
+            // One statement, a row a channel and at least one: a server sends every statement's answer on its own, and each
+            // wakes us up.
+            let _ = write!(sql, ", ch.* FROM (SELECT 1) AS one LEFT JOIN ({CHANNELS}) AS ch ON TRUE");
         }
         if wide {
             let _ = write!(sql, ";{}", self.status_form);
@@ -104,15 +106,15 @@ impl Capabilities {
     /// Reads the answer to [`Self::tick`]. `None`: it is not the answer to it.
     pub fn read(&mut self, answer: &[Rows], wide: bool) -> Option<ServerState> {
         let mut sets = answer.iter();
-        let server = sets.next()?.first()?;
-        let narrow = if self.narrow { Some(sets.next()?) } else { None };
+        let rows = sets.next()?;
+        let server = rows.first()?;
         let status = if wide { Some(sets.next()?) } else { None };
         let members = if self.group { Some(sets.next()?) } else { None };
         let semi = if self.semi_sync_source.is_some() { Some(sets.next()?) } else { None };
-        let channels = match (narrow, status) {
-            (Some(rows), status) => self.narrow_channels(rows, status),
-            (None, Some(rows)) => rows.iter().filter(|row| is_replication(row)).map(wide_channel).collect(),
-            (None, None) => return None,
+        let channels = match status {
+            status if self.narrow => self.narrow_channels(rows, status),
+            Some(rows) => rows.iter().filter(|row| is_replication(row)).map(wide_channel).collect(),
+            None => return None,
         };
         Some(ServerState {
             identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
@@ -134,10 +136,9 @@ impl Capabilities {
         }
         let mut channels = Vec::with_capacity(rows.len());
         for row in rows {
-            let name = row.text(&["name"]);
-            if is_group_channel(name.as_bytes()) {
-                continue;
-            }
+            // The one row of a server without channels has none.
+            let Some(name) = row.bytes(&["name"]).filter(|name| !is_group_channel(name)) else { continue };
+            let name = String::from_utf8_lossy(name).into_owned();
             let wide = self.wide.get(&name);
             if wide.is_none() {
                 // A channel that was not there before.

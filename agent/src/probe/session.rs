@@ -28,6 +28,8 @@ pub struct Session {
     conn: Conn,
     socket: Option<Socket>,
     capabilities: Capabilities,
+    /// The text of an ordinary round, and of one that asks for more.
+    texts: [String; 2],
 }
 
 enum Capabilities {
@@ -105,7 +107,8 @@ async fn open(spec: &ProbeSpec, mark: Mark, plain: &mut bool) -> Result<Session,
         None
     });
     let capabilities = ask_capabilities(&mut conn, spec).await?;
-    Ok(Session { conn, socket, capabilities })
+    let texts = [capabilities.tick(false), capabilities.tick(true)];
+    Ok(Session { conn, socket, capabilities, texts })
 }
 
 fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
@@ -134,7 +137,7 @@ impl Session {
     /// One round of questions.
     pub async fn ask(&mut self, spec: &ProbeSpec, urgent: bool) -> Result<ServerState, Failure> {
         let wide = self.capabilities.is_wide(urgent);
-        let asked = timeout(spec.timeout, run(&mut self.conn, &self.capabilities.tick(wide))).await;
+        let asked = timeout(spec.timeout, run(&mut self.conn, &self.texts[usize::from(wide)])).await;
         match asked {
             Ok(Ok(answer)) => self.capabilities.read(&answer, wide).ok_or_else(|| Failure {
                 kind: FailureKind::Query,
