@@ -36,7 +36,9 @@ fn a_connection_reaches_the_backend_from_the_proxys_address() {
         let proxys = if ip == Ip::V4 { "10.77.2.1" } else { "fd77:2::1" };
         assert_eq!(conversation.seen_as.ip().to_string(), proxys);
         conversation.echo().unwrap();
-        assert_eq!(datapath.flow_counter().unwrap().connections(&[listener(ip)]).unwrap()[&listener(ip)], 1);
+        let borrowed = &mut datapath;
+        let mut counter = lab.in_host(PROXY, move || borrowed.flow_counter()).unwrap();
+        assert_eq!(counter.connections(&[listener(ip)]).unwrap()[&listener(ip)], 1);
     }
 }
 

@@ -71,8 +71,8 @@ each_flavour! {
         scene.proxy.ns().nft(theirs)?;
         let before = scene.proxy.ns().run("nft", &["list", "ruleset"])?;
         scene.agent.write_cluster("orders", &scene.following())?;
-        let failed = scene.agent.start().expect_err("the table is somebody else's");
-        ensure!(format!("{failed:#}").contains("is not shunt's"), "{failed:#}");
+        scene.agent.start().expect_err("the table is somebody else's");
+        ensure!(scene.agent.log(30).contains("is not shunt's"), "{}", scene.agent.log(30));
         ensure!(scene.proxy.ns().run("nft", &["list", "ruleset"])? == before);
         // Under another name it works beside it.
         scene.agent.write_settings("[agent]\ntable = \"shunt_two\"\nhttp = \"\"\n")?;

@@ -56,7 +56,7 @@ async fn serve(paths: Paths) -> Result<(), Failure> {
         // An error means that the sender is gone, and so is the daemon.
         let _ = stopped.wait_for(|stop| *stop).await;
     }));
-    telemetry::ready(&agent);
+    telemetry::ready(&agent).await;
     tokio::spawn(telemetry::watch(agent.clone()));
 
     let outcome = tokio::select! {

@@ -12,7 +12,7 @@ use crate::store::RecordedEvent;
 pub async fn list(agent: &Agent) -> ListAnswer {
     let clock = agent.clock();
     let connections = agent.connections().await;
-    let statuses = agent.statuses();
+    let statuses = agent.statuses().await;
     let listeners = statuses.iter().flat_map(|cluster| {
         let connections = &connections;
         cluster.listeners.iter().map(move |listener| Listener {

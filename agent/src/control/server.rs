@@ -75,7 +75,7 @@ async fn list(State(agent): Shared) -> Json<ListAnswer> {
 
 async fn show(State(agent): Shared, Path(cluster): Path<String>) -> Answer<ShowAnswer> {
     let (name, _) = find(&agent, &cluster)?;
-    let status = agent.status(&name).ok_or_else(|| unknown_cluster(&agent, &cluster))?;
+    let status = agent.status(&name).await.ok_or_else(|| unknown_cluster(&agent, &cluster))?;
     Ok(Json(convert::show(&agent, &status)))
 }
 
@@ -183,7 +183,7 @@ fn find(agent: &Agent, cluster: &str) -> Result<(ClusterName, ClusterConfig), Pr
 }
 
 fn unknown_cluster(agent: &Agent, cluster: &str) -> Problem {
-    let known: Vec<_> = agent.statuses().into_iter().map(|s| s.name.to_string()).collect();
+    let known: Vec<_> = agent.cluster_names().iter().map(ToString::to_string).collect();
     let hint = nearest(cluster, &known)
         .map_or_else(|| "`shunt list` shows the clusters".to_owned(), |near| format!("did you mean `{near}`?"));
     Problem { hint: Some(hint), ..problem(ProblemCode::NotFound, format!("there is no cluster `{cluster}`")) }

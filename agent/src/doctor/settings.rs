@@ -70,6 +70,9 @@ fn judge(flavour: Flavour, server: &str, variables: &Variables, heartbeat: Optio
             "replicas can be repointed by GTID only: set gtid_mode = ON and enforce_gtid_consistency = ON",
         );
     }
+    if flavour == Flavour::Mysql && !is_on("enforce_gtid_consistency") {
+        problem("GTID consistency is not enforced", "set enforce_gtid_consistency = ON");
+    }
     if !is_on("log_replica_updates") && !is_on("log_slave_updates") {
         problem(
             "it does not log what it replicates",
@@ -78,6 +81,13 @@ fn judge(flavour: Flavour, server: &str, variables: &Variables, heartbeat: Optio
     }
     let mut warn =
         |what: String, advice: &str| found.push(Finding::warning(CHECK, format!("{server}: {what}"), advice));
+    let is_replica = heartbeat.is_some();
+    if is_replica && matches!(get("read_only").to_ascii_uppercase().as_str(), "OFF" | "0") {
+        warn(
+            "it is a replica and takes writes".to_owned(),
+            "it makes a split of the cluster: set read_only (super_read_only on MySQL)",
+        );
+    }
     if flavour == Flavour::Mysql && is_on("read_only") && !is_on("super_read_only") {
         warn(
             "it is read_only, not super_read_only".to_owned(),
@@ -129,6 +139,7 @@ mod tests {
     fn good() -> Variables {
         [
             ("gtid_mode", "ON"),
+            ("enforce_gtid_consistency", "ON"),
             ("log_bin", "ON"),
             ("log_replica_updates", "ON"),
             ("max_connect_errors", "1000000"),
@@ -156,6 +167,8 @@ mod tests {
         check("log_replica_updates", "OFF", None, Level::Problem, "replicates");
         check("max_connect_errors", "100", None, Level::Warning, "max_connect_errors");
         check("super_read_only", "OFF", None, Level::Warning, "super_read_only");
+        check("read_only", "OFF", Some(1.0), Level::Warning, "takes writes");
+        check("enforce_gtid_consistency", "WARN", None, Level::Problem, "consistency");
         check("rpl_semi_sync_source_wait_point", "AFTER_COMMIT", None, Level::Warning, "AFTER_COMMIT");
         check("gtid_mode", "ON", Some(30.0), Level::Warning, "heartbeat");
     }
@@ -164,6 +177,7 @@ mod tests {
     fn mariadb_needs_no_gtid_mode() {
         let mut variables = good();
         variables.remove("gtid_mode");
+        variables.remove("enforce_gtid_consistency");
         assert_eq!(judge(Flavour::Mariadb, "db1", &variables, None), []);
     }
 }

@@ -24,8 +24,10 @@ use crate::config::{self, AgentConfig, Credentials, Loaded};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Counters;
 
+/// A cluster's task answers in microseconds, unless it waits for disk or kernel.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 /// Established flows of a listener that nothing is known of any more get this long to end.
-pub(super) const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
+const ORPHAN_DRAIN: Duration = Duration::from_secs(30);
 
 /// Where the agent finds and keeps its things.
 #[derive(Clone, Debug)]
@@ -164,13 +166,30 @@ impl Agent {
         &self.shared.counters
     }
 
-    /// Every cluster's status, by name.
-    pub fn statuses(&self) -> Vec<ClusterStatus> {
-        read(&self.clusters).values().map(ClusterHandle::status).collect()
+    /// Every cluster's status, by name; of a cluster whose task is busy, as of its last decision.
+    pub async fn statuses(&self) -> Vec<ClusterStatus> {
+        let asked: Vec<_> = read(&self.clusters).values().map(ask_status).collect();
+        let deadline = tokio::time::Instant::now() + STATUS_PATIENCE;
+        let mut statuses = Vec::with_capacity(asked.len());
+        for (answer, last) in asked {
+            statuses.push(match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(status)) => status,
+                Ok(Err(_)) | Err(_) => last,
+            });
+        }
+        statuses
     }
 
-    pub fn status(&self, cluster: &ClusterName) -> Option<ClusterStatus> {
-        read(&self.clusters).get(cluster).map(ClusterHandle::status)
+    pub async fn status(&self, cluster: &ClusterName) -> Option<ClusterStatus> {
+        let (answer, last) = ask_status(read(&self.clusters).get(cluster)?);
+        match tokio::time::timeout(STATUS_PATIENCE, answer).await {
+            Ok(Ok(status)) => Some(status),
+            Ok(Err(_)) | Err(_) => Some(last),
+        }
+    }
+
+    pub fn cluster_names(&self) -> Vec<ClusterName> {
+        read(&self.clusters).keys().cloned().collect()
     }
 
     /// The configuration that a cluster runs with.
@@ -203,8 +222,8 @@ impl Agent {
 
     /// The established connections through each listener; `None` when the kernel cannot be asked.
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
-        let statuses = self.statuses();
-        let listeners: Vec<_> = statuses.iter().flat_map(|s| s.listeners.iter().map(|l| l.address)).collect();
+        let listeners: Vec<_> =
+            read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
         match self.counter.run(move |counter| counter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {
@@ -318,6 +337,14 @@ impl Agent {
         );
         *write(&self.drift_alarm) = Some(failed);
     }
+}
+
+/// Asks a cluster's task for its status, without waiting; and what to go by if it does not answer.
+fn ask_status(cluster: &ClusterHandle) -> (oneshot::Receiver<ClusterStatus>, ClusterStatus) {
+    let (reply, answer) = oneshot::channel();
+    // A queue that is full drops the reply, which is an answer too.
+    let _ = cluster.requests().try_send(Request::Status(reply));
+    (answer, cluster.last_status())
 }
 
 pub(super) async fn load(paths: &Paths) -> Loaded {

@@ -69,11 +69,19 @@ pub enum Request {
         login: Credentials,
         reply: oneshot::Sender<()>,
     },
+    /// The status as of now.
+    Status(oneshot::Sender<ClusterStatus>),
     /// Answered when the task gets round to it: a sign of life.
     Ping(oneshot::Sender<()>),
 }
 
 type Reply = oneshot::Sender<Result<String, Problem>>;
+
+/// What a request comes to: what is to be done, and what to say when it has been.
+struct Served {
+    actions: Vec<Action>,
+    answer: Option<(Reply, Result<String, Problem>)>,
+}
 
 struct ClusterTask {
     name: ClusterName,
@@ -124,7 +132,8 @@ impl ClusterHandle {
         Self { requests, status: watched, config, login: kept_login }
     }
 
-    pub fn status(&self) -> ClusterStatus {
+    /// The status as of the last decision, for when the task does not get round to telling it anew.
+    pub fn last_status(&self) -> ClusterStatus {
         self.status.borrow().clone()
     }
 
@@ -144,17 +153,29 @@ impl ClusterTask {
                     None => std::future::pending().await,
                 }
             };
-            let actions = tokio::select! {
+            let Served { actions, answer } = tokio::select! {
                 request = self.requests.recv() => match request {
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
-                Some(seen) = self.observations.recv() => self.handle(Event::Observed(seen)),
-                () = sleep => self.handle(Event::Deadline),
+                Some(seen) = self.observations.recv() => self.handle(Event::Observed(seen)).into(),
+                () = sleep => self.handle(Event::Deadline).into(),
             };
-            self.carry_out(actions).await;
-            self.publish();
+            if !actions.is_empty() {
+                self.carry_out(actions).await;
+                self.status.send_replace(self.machine.status(self.now()));
+            }
+            if let Some((reply, answer)) = answer {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.with_outcome(answer));
+            }
         }
+    }
+
+    /// What an operator is told: that it was written down, and whether the kernel has it too.
+    fn with_outcome(&self, answer: Result<String, Problem>) -> Result<String, Problem> {
+        let Some(trouble) = self.machine.trouble() else { return answer };
+        answer.map(|done| format!("{done}, but it is not in force yet: {trouble}"))
     }
 
     fn handle(&mut self, event: Event) -> Vec<Action> {
@@ -163,11 +184,6 @@ impl ClusterTask {
 
     fn now(&self) -> Mono {
         self.shared.clock.now()
-    }
-
-    fn publish(&self) {
-        let status = self.machine.status(self.now());
-        self.status.send_replace(status);
     }
 
     /// Carries actions out in order, and those that follow from their results.
@@ -242,19 +258,19 @@ impl ClusterTask {
         self.shared.counters.failover(self.name.as_str(), reason, succeeded, took);
     }
 
-    async fn serve(&mut self, request: Request) -> Vec<Action> {
+    async fn serve(&mut self, request: Request) -> Served {
         match request {
             Request::Pin { server, listener, confirmed, by, reply } => {
                 let doubts = self.machine.pin_doubts(server);
                 if !confirmed && !doubts.is_empty() {
-                    let _ = reply.send(Err(Problem {
+                    let doubt = Problem {
                         schema_version: SCHEMA_VERSION,
                         code: ProblemCode::NeedsConfirmation,
                         error: doubts.join("; "),
                         hint: Some("confirm it with --yes if you know better".to_owned()),
                         details: None,
-                    }));
-                    return Vec::new();
+                    };
+                    return Served { actions: Vec::new(), answer: Some((reply, Err(doubt))) };
                 }
                 let since_ms = self.shared.clock.unix_ms_now();
                 let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
@@ -294,11 +310,15 @@ impl ClusterTask {
                 self.probes.clear();
                 self.set_probes();
                 let _ = reply.send(());
-                actions
+                actions.into()
+            }
+            Request::Status(reply) => {
+                let _ = reply.send(self.machine.status(self.now()));
+                Vec::new().into()
             }
             Request::Ping(reply) => {
                 let _ = reply.send(());
-                Vec::new()
+                Vec::new().into()
             }
         }
     }
@@ -310,25 +330,20 @@ impl ClusterTask {
         done: String,
         reply: Reply,
         event: Event,
-    ) -> Vec<Action> {
+    ) -> Served {
         match saved {
-            Ok(()) => {
-                let actions = self.handle(event);
-                let _ = reply.send(Ok(done));
-                actions
-            }
+            Ok(()) => Served { actions: self.handle(event), answer: Some((reply, Ok(done))) },
             Err(error) => {
-                let _ = reply.send(Err(Problem {
+                let error = error_chain(&error);
+                let problem = Problem {
                     schema_version: SCHEMA_VERSION,
                     code: ProblemCode::Failed,
-                    error: format!(
-                        "nothing was changed, because it could not be written down: {}",
-                        error_chain(&error)
-                    ),
+                    error: format!("nothing was changed, because it could not be written down: {error}"),
                     hint: None,
                     details: None,
-                }));
-                vec![Action::Record(Entry { kind: "refused", message: error_chain(&error), data: Vec::new() })]
+                };
+                let entry = Entry { kind: "refused", message: error, data: Vec::new() };
+                Served { actions: vec![Action::Record(entry)], answer: Some((reply, Err(problem))) }
             }
         }
     }
@@ -350,6 +365,12 @@ impl ClusterTask {
                 (server.address, probe::spawn(spec, cadence, self.observer.clone(), self.shared.clock))
             })
             .collect();
+    }
+}
+
+impl From<Vec<Action>> for Served {
+    fn from(actions: Vec<Action>) -> Self {
+        Self { actions, answer: None }
     }
 }
 

@@ -44,6 +44,7 @@ pub fn of_io(error: &io::Error) -> FailureKind {
     match error.kind() {
         Kind::ConnectionRefused => FailureKind::Refused,
         Kind::UnexpectedEof if is_tls_handshake(error) => FailureKind::Tls,
+        Kind::UnexpectedEof if is_unreadable(error) => FailureKind::NotMysql,
         Kind::ConnectionReset
         | Kind::ConnectionAborted
         | Kind::BrokenPipe
@@ -51,6 +52,8 @@ pub fn of_io(error: &io::Error) -> FailureKind {
         | Kind::UnexpectedEof
         | Kind::WriteZero => FailureKind::Reset,
         Kind::TimedOut => FailureKind::Timeout,
+        // The packet codec's word for an end in the middle of a packet.
+        Kind::Other if error.to_string().contains("bytes remaining on stream") => FailureKind::Reset,
         Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown | Kind::AddrNotAvailable => {
             FailureKind::Unreachable
         }
@@ -86,6 +89,11 @@ fn is_tls(error: &io::Error) -> bool {
             .iter()
             .any(|w| words.contains(w))
     })
+}
+
+/// The words of the packet parser when a whole packet has less in it than it must.
+fn is_unreadable(error: &io::Error) -> bool {
+    error.to_string().contains("can't parse")
 }
 
 /// The words of tokio-rustls when the peer goes away in the handshake.

@@ -15,9 +15,9 @@ mod task;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shunt_core::observation::{Failure, Flavour, Observation};
+use shunt_core::observation::{Failure, FailureKind, Flavour, Observation, Outcome};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::clock::Clock;
 use crate::config::Password;
@@ -61,7 +61,34 @@ pub fn spawn(
     observations: mpsc::Sender<Observation>,
     clock: Clock,
 ) -> ProbeHandle {
-    ProbeHandle(tokio::spawn(task::run(spec, cadence, observations, clock)))
+    ProbeHandle(tokio::spawn(async move {
+        // The client library panics on some of what a strange server can say (a malformed public key, an empty packet). That
+        // is an observation like any other, and must not be the last one of its server.
+        while let Some(Err(ended)) = run_once(&spec, &cadence, &observations, clock).await {
+            if !ended.is_panic() {
+                return;
+            }
+            let detail = format!("{} said something that the client library cannot read", spec.server);
+            let outcome = Outcome::Failed(Failure { kind: FailureKind::NotMysql, detail });
+            let seen = Observation { server: spec.server, at: clock.now(), took: Duration::ZERO, outcome };
+            if observations.send(seen).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(spec.interval).await;
+        }
+    }))
+}
+
+/// The probe in a task of its own, which ends with this one.
+async fn run_once(
+    spec: &ProbeSpec,
+    cadence: &watch::Receiver<Cadence>,
+    observations: &mpsc::Sender<Observation>,
+    clock: Clock,
+) -> Option<Result<(), JoinError>> {
+    let mut probe = JoinSet::new();
+    probe.spawn(task::run(spec.clone(), cadence.clone(), observations.clone(), clock));
+    probe.join_next().await
 }
 
 /// Logs in once, as a probe would, for whoever has other questions than a probe.

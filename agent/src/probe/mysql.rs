@@ -8,7 +8,7 @@ use std::time::Duration;
 use mysql_async::Row;
 use shunt_core::observation::{Channel, Flavour, GroupMember, GroupView, Identity, IoThread, SemiSync, ServerState};
 
-use super::answer::{Columns, Rows, name_values, without_blanks};
+use super::answer::{Columns, Rows, name_values, says_yes, without_blanks};
 
 pub const GRANTS: &[&str] =
     &["GRANT REPLICATION CLIENT ON *.* TO shunt@'%'", "GRANT SELECT ON performance_schema.* TO shunt@'%'"];
@@ -26,8 +26,9 @@ pub const CHANNELS: &str = "SELECT c.CHANNEL_NAME AS name, c.HOST AS host, c.POR
      JOIN performance_schema.replication_connection_status s USING (CHANNEL_NAME) \
      JOIN performance_schema.replication_applier_status a USING (CHANNEL_NAME) WHERE c.HOST <> ''";
 
-/// The lag is asked for in every so many rounds of a replica. It is whole seconds anyway.
-const LAG_EVERY: u32 = 4;
+/// The whole status is asked for in every so many rounds of a replica: the lag is whole seconds anyway. In an urgent
+/// round it always is, because only its position moves while one large transaction is received.
+const WIDE_EVERY: u32 = 4;
 
 const MEMBERS: &str = "SELECT MEMBER_ID, MEMBER_STATE, MEMBER_ROLE FROM performance_schema.replication_group_members";
 
@@ -42,10 +43,10 @@ pub struct Capabilities {
     /// Prefixes of the semi-sync variables: `source` and `replica`, or `master` and `slave`.
     pub semi_sync_source: Option<&'static str>,
     pub semi_sync_replica: Option<&'static str>,
-    /// By channel, as last asked for.
-    lags: BTreeMap<String, Option<Duration>>,
+    /// By channel, what only the whole status has, as last asked for.
+    wide: BTreeMap<String, Wide>,
     /// Rounds since.
-    since_lag: u32,
+    since_wide: u32,
 }
 
 impl Capabilities {
@@ -61,14 +62,14 @@ impl Capabilities {
             group: variables.get("group_replication_group_name").is_some_and(|name| !name.is_empty()),
             semi_sync_source: first(["source", "master"]),
             semi_sync_replica: first(["replica", "slave"]),
-            lags: BTreeMap::new(),
-            since_lag: LAG_EVERY,
+            wide: BTreeMap::new(),
+            since_wide: WIDE_EVERY,
         }
     }
 
     /// Whether the next round has to ask for the whole status.
-    pub const fn is_wide(&self) -> bool {
-        !self.narrow || self.since_lag >= LAG_EVERY
+    pub fn is_wide(&self, urgent: bool) -> bool {
+        !self.narrow || self.since_wide >= WIDE_EVERY || (urgent && !self.wide.is_empty())
     }
 
     /// A round's text, as one query of several statements.
@@ -115,8 +116,9 @@ impl Capabilities {
         };
         Some(ServerState {
             identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
-            read_only: server.is_on(&["read_only"]),
-            super_read_only: server.is_on(&["super_read_only"]),
+            // What is not said must not be taken for a no.
+            read_only: says_yes(server.bytes(&["read_only"])?),
+            super_read_only: says_yes(server.bytes(&["super_read_only"])?),
             gtid_executed: without_blanks(&server.text(&["gtid"])),
             channels,
             group: members.and_then(|rows| group(rows)),
@@ -125,11 +127,10 @@ impl Capabilities {
     }
 
     fn narrow_channels(&mut self, rows: &Rows, status: Option<&Rows>) -> Vec<Channel> {
-        self.since_lag += 1;
+        self.since_wide += 1;
         if let Some(status) = status {
-            let lag = |row: &Row| row.seconds(&["Seconds_Behind_Source", "Seconds_Behind_Master"]);
-            self.lags = status.iter().map(|row| (row.text(&["Channel_Name"]), lag(row))).collect();
-            self.since_lag = 0;
+            self.wide = status.iter().map(|row| (row.text(&["Channel_Name"]), Wide::of(row))).collect();
+            self.since_wide = 0;
         }
         let mut channels = Vec::with_capacity(rows.len());
         for row in rows {
@@ -137,18 +138,41 @@ impl Capabilities {
             if is_group_channel(name.as_bytes()) {
                 continue;
             }
-            let lag = self.lags.get(&name).copied();
-            if lag.is_none() {
+            let wide = self.wide.get(&name);
+            if wide.is_none() {
                 // A channel that was not there before.
-                self.since_lag = LAG_EVERY;
+                self.since_wide = WIDE_EVERY;
             }
-            channels.push(narrow_channel(name, row, lag.flatten()));
+            channels.push(narrow_channel(name, row, wide.cloned().unwrap_or_default()));
         }
         if channels.is_empty() {
-            // A primary has no lag to ask for.
-            self.since_lag = 0;
+            // A primary has nothing more to ask for.
+            self.wide.clear();
+            self.since_wide = 0;
         }
         channels
+    }
+}
+
+/// What only the whole status has.
+#[derive(Clone, Debug, Default)]
+struct Wide {
+    lag: Option<Duration>,
+    position: String,
+    source_server_id: u64,
+    last_error: String,
+}
+
+impl Wide {
+    fn of(row: &Row) -> Self {
+        let file = row.text(&["Source_Log_File", "Master_Log_File"]);
+        let position = row.text(&["Read_Source_Log_Pos", "Read_Master_Log_Pos"]);
+        Self {
+            lag: row.seconds(&["Seconds_Behind_Source", "Seconds_Behind_Master"]),
+            position: format!("{file}:{position}"),
+            source_server_id: row.number(&["Source_Server_Id", "Master_Server_Id"]).unwrap_or(0),
+            last_error: last_error(row),
+        }
     }
 }
 
@@ -161,48 +185,53 @@ fn is_replication(row: &Row) -> bool {
     !row.bytes(&["Channel_Name"]).is_some_and(is_group_channel)
 }
 
-fn narrow_channel(name: String, row: &Row, lag: Option<Duration>) -> Channel {
+fn narrow_channel(name: String, row: &Row, wide: Wide) -> Channel {
     let read = |column: &str| row.text(&[column]);
     let uuid = read("uuid");
+    let io_error = read("error");
     Channel {
         name,
         source_host: read("host"),
         source_port: row.number(&["port"]).and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
         source_uuid: (!uuid.is_empty()).then_some(uuid),
-        source_server_id: 0,
+        source_server_id: wide.source_server_id,
         io: match row.bytes(&["io"]) {
             Some(b"ON") => IoThread::Connected,
             Some(b"CONNECTING") => IoThread::Connecting,
             _ => IoThread::Stopped,
         },
         sql_running: row.is_on(&["applier"]),
-        lag,
-        // Transactions say that something came; heartbeats that the source lives when it has nothing to say.
-        received: format!("{} {} {} {}", read("queued"), read("queued_at"), read("beats"), read("beat")),
+        lag: wide.lag,
+        // Transactions and their bytes say that something came; heartbeats that the source lives when it has nothing to say.
+        received: format!(
+            "{} {} {} {} {}",
+            read("queued"),
+            read("queued_at"),
+            read("beats"),
+            read("beat"),
+            wide.position
+        ),
         heartbeat_period: row.seconds(&["period"]).filter(|p| !p.is_zero()),
-        last_error: read("error"),
+        last_error: if io_error.is_empty() { wide.last_error } else { io_error },
     }
 }
 
 fn wide_channel(row: &Row) -> Channel {
     let read = |names: &[&str]| row.text(names);
     let uuid = read(&["Source_UUID", "Master_UUID"]);
+    let Wide { lag, position, source_server_id, last_error } = Wide::of(row);
     Channel {
         name: read(&["Channel_Name"]),
         source_host: read(&["Source_Host", "Master_Host"]),
         source_port: row.number(&["Source_Port", "Master_Port"]).and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
         source_uuid: (!uuid.is_empty()).then_some(uuid),
-        source_server_id: row.number(&["Source_Server_Id", "Master_Server_Id"]).unwrap_or(0),
+        source_server_id,
         io: io_thread(row.bytes(&["Replica_IO_Running", "Slave_IO_Running"])),
         sql_running: row.is_on(&["Replica_SQL_Running", "Slave_SQL_Running"]),
-        lag: row.seconds(&["Seconds_Behind_Source", "Seconds_Behind_Master"]),
-        received: format!(
-            "{}:{}",
-            read(&["Source_Log_File", "Master_Log_File"]),
-            read(&["Read_Source_Log_Pos", "Read_Master_Log_Pos"])
-        ),
+        lag,
+        received: position,
         heartbeat_period: None,
-        last_error: last_error(row),
+        last_error,
     }
 }
 

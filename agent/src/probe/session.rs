@@ -52,7 +52,11 @@ impl Login {
         let mark = Mark::next();
         let opened = timeout(self.spec.timeout, open(&self.spec, mark, &mut self.plain)).await;
         let failure = match opened {
-            Ok(Ok(session)) => return Ok(session),
+            Ok(Ok(session)) => {
+                // By the next time the server may have learnt TLS.
+                self.plain = false;
+                return Ok(session);
+            }
             Ok(Err(failure)) => failure,
             Err(_) => {
                 // Only now can it be told apart: is there a connection, or not even that?
@@ -128,8 +132,8 @@ fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
 
 impl Session {
     /// One round of questions.
-    pub async fn ask(&mut self, spec: &ProbeSpec) -> Result<ServerState, Failure> {
-        let wide = self.capabilities.is_wide();
+    pub async fn ask(&mut self, spec: &ProbeSpec, urgent: bool) -> Result<ServerState, Failure> {
+        let wide = self.capabilities.is_wide(urgent);
         let asked = timeout(spec.timeout, run(&mut self.conn, &self.capabilities.tick(wide))).await;
         match asked {
             Ok(Ok(answer)) => self.capabilities.read(&answer, wide).ok_or_else(|| Failure {
@@ -234,9 +238,9 @@ impl Capabilities {
     }
 
     /// Whether the next round is one of those that ask for more.
-    const fn is_wide(&self) -> bool {
+    fn is_wide(&self, urgent: bool) -> bool {
         match self {
-            Self::Mysql(found) => found.is_wide(),
+            Self::Mysql(found) => found.is_wide(urgent),
             Self::Mariadb(_) => true,
         }
     }

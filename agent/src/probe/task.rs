@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use shunt_core::Mono;
-use shunt_core::observation::{Observation, Outcome};
+use shunt_core::observation::{FailureKind, Observation, Outcome};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::session::{Login, Session, broken};
 use super::socket::News;
@@ -15,6 +15,12 @@ use crate::clock::Clock;
 
 /// The pace while evidence is being gathered, and the least time between two attempts to connect.
 const URGENT: Duration = Duration::from_millis(50);
+
+/// A server that is frozen takes connections all the same, and when it goes on it counts each that we gave up towards
+/// `max_connect_errors`; behind NAT reaching that blocks every client. So many attempts are evidence enough, after them
+/// there is one every so often.
+const PATIENT_AFTER: u32 = 4;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Nobody receives observations any more.
 struct Gone;
@@ -41,14 +47,20 @@ pub async fn run(
 impl Probe {
     async fn observe(&mut self, mut login: Login) -> Result<std::convert::Infallible, Gone> {
         self.next_tick().await?;
+        let mut silent = 0;
         loop {
             let started = self.clock.now();
             match login.open().await {
                 Err(failure) => {
+                    silent = if failure.kind == FailureKind::NoAnswer { silent + 1 } else { 0 };
                     self.tell(started, Outcome::Failed(failure)).await?;
+                    if silent >= PATIENT_AFTER {
+                        sleep(PATIENCE).await;
+                    }
                     self.next_tick().await?;
                 }
                 Ok(session) => {
+                    silent = 0;
                     let answered = self.keep_asking(session).await?;
                     if answered {
                         // It worked a moment ago: whether it still does is wanted at once. But a server that breaks every
@@ -67,7 +79,8 @@ impl Probe {
         let mut answered = false;
         loop {
             let asked_at = self.clock.now();
-            match session.ask(&self.spec).await {
+            let urgent = *self.cadence.borrow() == Cadence::Urgent;
+            match session.ask(&self.spec, urgent).await {
                 Ok(state) => {
                     answered = true;
                     self.tell(asked_at, Outcome::Answered(Box::new(state))).await?;

@@ -125,7 +125,7 @@ pub async fn metrics_text(agent: &Agent) -> String {
     let connections = Family::<Labels, Gauge>::default();
     let alarms = Family::<Labels, Gauge>::default();
     let counted = agent.connections().await;
-    for cluster in agent.statuses() {
+    for cluster in agent.statuses().await {
         let name = ("cluster", cluster.name.to_string());
         epoch.get_or_create(&vec![name.clone()]).set(cluster.epoch.0.cast_signed());
         verdict.get_or_create(&vec![name.clone(), ("verdict", cluster.verdict.to_string())]).set(1);

@@ -12,8 +12,8 @@ use crate::driver::Agent;
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// The first reconcile is done.
-pub fn ready(agent: &Agent) {
-    notify(&[NotifyState::Ready, NotifyState::Status(&status_line(agent))]);
+pub async fn ready(agent: &Agent) {
+    notify(&[NotifyState::Ready, NotifyState::Status(&status_line(agent).await)]);
 }
 
 pub fn reloading() {
@@ -33,7 +33,7 @@ pub async fn watch(agent: Arc<Agent>) {
     loop {
         timer.tick().await;
         if agent.is_alive(every).await {
-            notify(&[NotifyState::Watchdog, NotifyState::Status(&status_line(&agent))]);
+            notify(&[NotifyState::Watchdog, NotifyState::Status(&status_line(&agent).await)]);
         } else {
             tracing::error!("a part of the agent does not get round to its work: the watchdog is not fed");
             notify(&[NotifyState::Status("a part of the agent does not answer")]);
@@ -42,8 +42,8 @@ pub async fn watch(agent: Arc<Agent>) {
 }
 
 /// `3 clusters, 4 listeners open, 1 fenced, 2 alarms`.
-fn status_line(agent: &Agent) -> String {
-    let statuses = agent.statuses();
+async fn status_line(agent: &Agent) -> String {
+    let statuses = agent.statuses().await;
     let listeners = || statuses.iter().flat_map(|s| &s.listeners);
     let open = listeners().filter(|l| l.state == ListenerState::Open).count();
     let fenced = listeners().count() - open;

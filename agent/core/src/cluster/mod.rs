@@ -210,6 +210,11 @@ impl Cluster {
         self.trouble_since
     }
 
+    /// What keeps the last decision from being carried out, if anything does.
+    pub fn trouble(&self) -> Option<&str> {
+        self.failed.as_ref().map(|(_, error, _)| error.as_str())
+    }
+
     pub const fn assessment(&self) -> &Assessment {
         &self.assessment
     }
