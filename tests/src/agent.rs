@@ -100,8 +100,8 @@ impl Agent {
         });
         match ready? {
             Ok(()) => Ok(()),
-            // Its log is shown with the failure.
-            Err(status) => bail!("the agent ended at its start with {}", ending(status)),
+            // A test may expect this: what it said is part of the error.
+            Err(status) => bail!("the agent ended at its start with {}:\n{}", ending(status), self.log(15)),
         }
     }
 

@@ -16,6 +16,9 @@ pub fn am_i() -> bool {
 pub fn again(args: &[&str]) -> Result<()> {
     let exe = std::env::current_exe()?;
     let by_hand = || format!("run it as root:\n  {} {}", exe.display(), args.join(" "));
+    if Command::new("sudo").arg("--version").output().is_err() {
+        bail!("this needs root, and there is no sudo; {}", by_hand());
+    }
     if !std::io::stdin().is_terminal() && !passwordless() {
         bail!("this needs root, and sudo would ask for a password; {}", by_hand());
     }
@@ -27,7 +30,7 @@ pub fn again(args: &[&str]) -> Result<()> {
         }
     }
     let status = command.arg(&exe).args(args).status();
-    let status = status.with_context(|| format!("this needs root, and there is no sudo; {}", by_hand()))?;
+    let status = status.context("cannot run sudo")?;
     if !status.success() {
         // It has said why.
         std::process::exit(status.code().unwrap_or(1));

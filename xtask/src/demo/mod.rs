@@ -33,7 +33,12 @@ pub fn run(args: &Args) -> Result<()> {
     println!("shunt demo: a database primary dies, a client carries on through the same proxy port\n");
     let wanted: Option<Flavour> = args.flavour.map(Into::into);
     if !args.no_setup {
-        let needs = Needs { lab: true, servers: vec![wanted.unwrap_or(Flavour::Mysql)], ..Needs::default() };
+        let needs = Needs {
+            lab: true,
+            servers: vec![wanted.unwrap_or(Flavour::Mysql)],
+            again: wanted.is_some(),
+            ..Needs::default()
+        };
         setup::ensure(&needs, args.yes)?;
         if wanted.is_none() && Install::find(Flavour::Mysql).is_err() {
             setup::ensure(&Needs { servers: vec![Flavour::Mariadb], ..needs }, args.yes)?;
@@ -60,10 +65,12 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn choose(wanted: Option<Flavour>) -> Result<Install> {
     if let Some(flavour) = wanted {
-        return Install::find(flavour);
+        return Install::find(flavour).with_context(|| setup::servers::status(flavour));
     }
     Install::find(Flavour::Mysql).or_else(|_| {
-        let install = Install::find(Flavour::Mariadb).context("neither MySQL nor MariaDB is there")?;
+        let install = Install::find(Flavour::Mariadb).with_context(|| {
+            format!("neither MySQL nor MariaDB is there\n  {}", setup::servers::status(Flavour::Mysql))
+        })?;
         println!("  {}", setup::servers::status(Flavour::Mysql));
         println!("  so this demo runs on {}", install.title());
         Ok(install)

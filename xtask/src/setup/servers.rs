@@ -37,11 +37,11 @@ fn failure_file(flavour: Flavour) -> std::path::PathBuf {
     flavour::cache().join(format!("{flavour}-unavailable"))
 }
 
-/// Why setup could not get it, if that was less than a day ago.
+/// Why setup could not get it, if that was less than an hour ago.
 fn reason(flavour: Flavour) -> Option<String> {
     let file = failure_file(flavour);
     let age = fs::metadata(&file).ok()?.modified().ok()?.elapsed().unwrap_or_default();
-    if age.as_secs() > 24 * 3600 {
+    if age.as_secs() > 3600 {
         return None;
     }
     fs::read_to_string(file).ok()
