@@ -12,8 +12,9 @@ use crate::driver::{Agent, Paths, StartError};
 use crate::output::{self, Failure};
 use crate::telemetry;
 
-/// Clusters are light, and the two blocking things have threads of their own.
-const THREADS: usize = 2;
+/// Clusters are light, and what blocks has threads of its own. With one thread the tasks wake each other without a system
+/// call: measured, a quarter less CPU for 300 probes than with two.
+const THREADS: usize = 1;
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     telemetry::init_log();
