@@ -98,10 +98,11 @@ each_flavour! {
         scene.cluster.server(0).sql(&format!("ALTER USER {user} IDENTIFIED BY 'changed'"))?;
         scene.agent.kill()?;
         scene.agent.start()?;
-        eventually("the alarm", SOON, || Ok(scene.alarms()?.contains(&"auth_denied".to_owned()).then_some(())))?;
+        eventually("the primary to deny us", SOON, || {
+            Ok((scene.agent.show("orders")?["servers"][0]["state"] == "auth denied").then_some(()))
+        })?;
+        ensure!(scene.alarms()?.contains(&"auth_denied".to_owned()));
         ensure!(scene.reached()? == 1, "a server that denies us is alive, and its mapping stays");
-        let show = scene.agent.show("orders")?;
-        ensure!(show["servers"][0]["state"] == "auth denied", "{show}");
         Ok(())
     }
 }
@@ -211,8 +212,10 @@ each_flavour! {
             Ok((state == "not MySQL" || state == "down").then_some(()))
         })?;
         // db1 has no replica to vouch for it, so nobody is mapped until an operator says so.
-        let show = scene.agent.show("orders")?;
-        ensure!(show["verdict"] == "none", "{show}");
+        let alarm = || Ok(scene.alarms()?.contains(&"no_primary".to_owned()).then_some(()));
+        eventually("db1 to be asked, and not trusted", SOON, alarm)?;
+        let list = scene.agent.list()?;
+        ensure!(list["listeners"][0]["state"] == "held", "{list}");
         scene.agent.shunt_ok(&["pin", "orders", &servers[0].to_string()])?;
         ensure!(scene.reached()? == 1);
         Ok(())

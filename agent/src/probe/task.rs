@@ -136,6 +136,10 @@ fn following(now: Mono, every: Duration, phase: Duration) -> Mono {
     now + Duration::from_nanos((every - rest) as u64)
 }
 
+/// So many moments in an interval at which servers are asked. Those that share one are asked in one waking of the agent,
+/// and waking costs more than asking.
+const SLOTS: u128 = 25;
+
 /// Where in the interval a server's ticks lie: by its address, so that many servers are not asked all at once, and the
 /// same after every start. FNV-1a.
 fn phase(server: SocketAddr, interval: Duration) -> Duration {
@@ -148,5 +152,34 @@ fn phase(server: SocketAddr, interval: Duration) -> Duration {
         .chain(server.port().to_be_bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // The low bits of consecutive addresses differ little: take the high ones.
-    Duration::from_nanos(((interval.as_nanos() * u128::from(hash >> 32)) >> 32) as u64)
+    let slot = (SLOTS * u128::from(hash >> 32)) >> 32;
+    Duration::from_nanos((interval.as_nanos() / SLOTS * slot) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn many_servers_are_asked_at_many_moments_and_each_always_at_its_own() {
+        let interval = Duration::from_millis(500);
+        let servers: Vec<SocketAddr> =
+            (0..3).flat_map(|host| (0..100).map(move |n| SocketAddr::from(([10, 0, host, n], 3306)))).collect();
+        let phases: BTreeSet<_> = servers.iter().map(|&server| phase(server, interval)).collect();
+        assert!(phases.len() as u128 > SLOTS / 2, "{phases:?}");
+        assert!(phases.iter().all(|phase| *phase < interval));
+        assert_eq!(phase(servers[7], interval), phase(servers[7], interval));
+    }
+
+    #[test]
+    fn the_next_tick_is_the_first_of_its_phase_that_lies_ahead() {
+        let (every, phase) = (Duration::from_millis(500), Duration::from_millis(120));
+        let next = |now| following(Mono::from_millis(now), every, phase);
+        assert_eq!(next(0), Mono::from_millis(120));
+        assert_eq!(next(119), Mono::from_millis(120));
+        assert_eq!(next(120), Mono::from_millis(620));
+        assert_eq!(next(700), Mono::from_millis(1120));
+    }
 }
