@@ -137,8 +137,8 @@ fn following(now: Mono, every: Duration, phase: Duration) -> Mono {
 }
 
 /// So many moments in an interval at which servers are asked. Those that share one are asked in one waking of the agent,
-/// and waking costs more than asking.
-const SLOTS: u128 = 25;
+/// and waking costs more than asking: 300 probes cost 9.2 % of a core with a moment each, 6.1 % with 25, 3.8 % with 10.
+const SLOTS: u128 = 10;
 
 /// Where in the interval a server's ticks lie: by its address, so that many servers are not asked all at once, and the
 /// same after every start. FNV-1a.
