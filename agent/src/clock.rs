@@ -11,6 +11,9 @@ pub struct Clock {
     started: Instant,
 }
 
+/// A century.
+const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 impl Clock {
     pub fn start() -> Self {
         Self { started: Instant::now() }
@@ -22,7 +25,8 @@ impl Clock {
 
     /// For timers.
     pub fn instant(&self, at: Mono) -> Instant {
-        self.started + at.0
+        // A moment that no clock can show is not reached either.
+        self.started.checked_add(at.0).unwrap_or_else(|| self.started + FAR)
     }
 
     /// The date of a moment, in milliseconds since 1970, by the machine's clock as it is now.

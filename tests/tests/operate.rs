@@ -222,6 +222,25 @@ each_flavour! {
     }
 }
 
+each_flavour! {
+    fn a_mended_file_starts_its_cluster_and_a_listener_that_no_file_names_goes(install) {
+        let mut scene = Scene::start(install, 1)?;
+        // Broken at the start: its listener stays as it is.
+        scene.agent.stop()?;
+        scene.agent.write_cluster("orders", "name = \"orders\"\n")?;
+        scene.agent.start()?;
+        ensure!(scene.alarms()?.contains(&"config_broken".to_owned()));
+        ensure!(scene.reached()? == 1);
+        // Mended with another address: the old listener is nobody's any more.
+        let (old, new) = (scene.listener(), scene.proxy.at(3309));
+        scene.agent.write_cluster("orders", &agent::following("orders", &scene.addresses(), new))?;
+        scene.agent.shunt_ok(&["reload"])?;
+        scene.agent.wait_mapped(new, scene.addresses()[0])?;
+        ensure!(connect(&scene.client, old, SOON).is_err(), "the old listener still leads somewhere");
+        Ok(())
+    }
+}
+
 fn who_answers(scene: &Scene, at: std::net::SocketAddr) -> Result<Option<u8>> {
     let mut stream = connect(&scene.client, at, SOON)?;
     let mut first = [0; 5];

@@ -1,6 +1,8 @@
 //! `shunt agent`: the daemon, from its start to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,12 +21,15 @@ const THREADS: usize = 1;
 pub fn run(args: &Args) -> Result<(), Failure> {
     telemetry::init_log();
     let paths = Paths { config: args.config.clone(), state: args.state.clone(), socket: args.socket.clone() };
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .enable_all()
         .build()
-        .map_err(|error| Failure::new("cannot start").because(&error))?
-        .block_on(serve(paths))
+        .map_err(|error| Failure::new("cannot start").because(&error))?;
+    let outcome = runtime.block_on(serve(paths));
+    // A resolver that does not answer must not keep us.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
 }
 
 async fn serve(paths: Paths) -> Result<(), Failure> {
@@ -46,10 +51,7 @@ async fn serve(paths: Paths) -> Result<(), Failure> {
         }
     };
     if let Some(address) = agent.settings().http {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| Failure::new(format!("cannot listen on http = \"{address}\"")).because(&error))?;
-        tokio::spawn(control::serve_http(listener, agent.clone()));
+        tokio::spawn(serve_pages(address, agent.clone()));
     }
     let (stop, stopped) = watch::channel(false);
     let mut api = tokio::spawn(control::serve_socket(socket, agent.clone(), async move {
@@ -70,6 +72,21 @@ async fn serve(paths: Paths) -> Result<(), Failure> {
     outcome
 }
 
+/// The read-only pages. That they cannot be served is no reason not to fail over: it is logged, and tried again.
+async fn serve_pages(address: SocketAddr, agent: Arc<Agent>) {
+    loop {
+        let served = match TcpListener::bind(address).await {
+            Ok(listener) => {
+                agent.note_pages(None);
+                control::serve_http(listener, agent.clone()).await
+            }
+            Err(error) => Err(error),
+        };
+        agent.note_pages(served.err().map(|error| format!("http = \"{address}\" cannot be served: {error}")));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+}
+
 /// SIGTERM and SIGINT end the daemon, SIGHUP reloads.
 async fn until_stopped(agent: &Arc<Agent>) -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::new("cannot listen to signals").because(&error));
@@ -81,9 +98,12 @@ async fn until_stopped(agent: &Arc<Agent>) -> Result<(), Failure> {
             _ = int.recv() => return Ok(()),
             _ = hup.recv() => {
                 telemetry::reloading();
-                if let Err(error) = agent.reload("SIGHUP").await {
-                    tracing::error!("{error}\n{}", error.diagnostics);
-                }
+                let agent = agent.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = agent.reload("SIGHUP").await {
+                        tracing::error!("{error}\n{}", error.diagnostics);
+                    }
+                });
             }
         }
     }

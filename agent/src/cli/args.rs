@@ -116,8 +116,8 @@ pub struct Events {
     #[arg(long, short)]
     pub follow: bool,
     /// How many of the newest
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
-    pub lines: usize,
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub lines: u32,
     /// One JSON object; with --follow one a line
     #[arg(long)]
     pub json: bool,

@@ -44,7 +44,8 @@ fn print(events: &[EventLine], json: bool) -> Result<(), Failure> {
             output::say_json(&line)?;
         } else {
             let cluster = event.cluster.as_deref().unwrap_or("-");
-            output::say(&format!("{}  {cluster:<16} {:<15} {}", event.at, event.kind, event.message));
+            let message = output::harmless(&event.message);
+            output::say(&format!("{}  {cluster:<16} {:<15} {message}", event.at, event.kind));
         }
     }
     Ok(())

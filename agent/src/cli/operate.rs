@@ -32,7 +32,8 @@ pub fn unpin(args: &Args, options: &args::Unpin) -> Result<(), Failure> {
 }
 
 pub fn pause(args: &Args, options: &args::Pause) -> Result<(), Failure> {
-    let for_seconds = options.time.map(|t| t.as_secs().max(1));
+    // Never shorter than asked for.
+    let for_seconds = options.time.map(|t| t.as_secs() + u64::from(t.subsec_nanos() > 0));
     let request = PauseRequest { for_seconds, reason: options.reason.clone() };
     post(args, &call(&options.cluster, "pause"), &request)
 }

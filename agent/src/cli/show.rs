@@ -26,6 +26,10 @@ fn render(show: &ShowAnswer) -> String {
     if let Some(server) = &show.pinned {
         head.push(("pinned", format!("to {server} until `shunt unpin {}`", show.cluster)));
     }
+    for pin in &show.pinned_listeners {
+        let until = format!("until `shunt unpin {} --listener {}`", show.cluster, pin.listener);
+        head.push(("pinned", format!("listener {} to {} {until}", pin.listener, pin.server)));
+    }
     if let Some(pause) = &show.paused {
         let until = pause
             .until

@@ -58,9 +58,18 @@ pub struct ShowAnswer {
     pub alarms: Vec<AlarmLine>,
     /// The server that the whole cluster is pinned to.
     pub pinned: Option<String>,
+    /// Listeners that are pinned on their own.
+    #[serde(default)]
+    pub pinned_listeners: Vec<PinnedListener>,
     pub paused: Option<PauseLine>,
     pub outlook: String,
     pub servers: Vec<Server>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PinnedListener {
+    pub listener: String,
+    pub server: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

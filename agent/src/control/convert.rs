@@ -4,7 +4,9 @@ use shunt_core::cluster::{Alarm, ClusterStatus, ServerStatus};
 use shunt_core::gtid::{GtidPosition, Missing};
 use shunt_core::{ClusterName, Mono};
 
-use super::api::{AlarmLine, EventLine, ListAnswer, Listener, PauseLine, SCHEMA_VERSION, Server, ShowAnswer};
+use super::api::{
+    AlarmLine, EventLine, ListAnswer, Listener, PauseLine, PinnedListener, SCHEMA_VERSION, Server, ShowAnswer,
+};
 use crate::clock::{Clock, rfc3339};
 use crate::driver::Agent;
 use crate::store::RecordedEvent;
@@ -47,6 +49,11 @@ pub fn show(agent: &Agent, status: &ClusterStatus) -> ShowAnswer {
         reasons: status.reasons.clone(),
         alarms: alarms.into_iter().filter(|a| a.cluster.as_ref() == Some(&status.name)).collect(),
         pinned: status.pinned.map(|p| p.to_string()),
+        pinned_listeners: status
+            .pinned_listeners
+            .iter()
+            .map(|(listener, server)| PinnedListener { listener: listener.to_string(), server: server.to_string() })
+            .collect(),
         paused: status
             .pause
             .as_ref()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{ConnectInfo, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
@@ -32,6 +33,15 @@ type Answer<T> = Result<Json<T>, Problem>;
 /// A follower is told that nothing happened after this at the latest, and asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const MOST_EVENTS: u32 = 1000;
+/// Longer than anybody means.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// A request's body, or why it is none.
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+fn understood<T>(body: Body<T>) -> Result<T, Problem> {
+    body.map(|Json(body)| body).map_err(|e| problem(ProblemCode::BadRequest, e.body_text()))
+}
 
 /// Serves the API until the socket fails or `stop` resolves.
 pub async fn serve_socket(
@@ -48,6 +58,7 @@ pub async fn serve_socket(
         .route("/v1/clusters/{cluster}/resume", post(resume))
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
+        .method_not_allowed_fallback(async || problem(ProblemCode::BadRequest, "this call takes another method"))
         .fallback(async || problem(ProblemCode::NotFound, "there is no such call in this version of the API"))
         .layer(from_fn(only_those_allowed))
         .with_state(agent)
@@ -83,8 +94,9 @@ async fn pin(
     State(agent): Shared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(cluster): Path<String>,
-    Json(wanted): Json<PinRequest>,
+    wanted: Body<PinRequest>,
 ) -> Answer<Done> {
+    let wanted = understood(wanted)?;
     let (name, config) = find(&agent, &cluster)?;
     let server = find_server(&config, &wanted.server)?;
     let listener = wanted.listener.as_deref().map(|l| find_listener(&config, l)).transpose()?;
@@ -96,8 +108,9 @@ async fn unpin(
     State(agent): Shared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(cluster): Path<String>,
-    Json(wanted): Json<UnpinRequest>,
+    wanted: Body<UnpinRequest>,
 ) -> Answer<Done> {
+    let wanted = understood(wanted)?;
     let (name, config) = find(&agent, &cluster)?;
     let listener = wanted.listener.as_deref().map(|l| find_listener(&config, l)).transpose()?;
     ask(&agent, &name, |reply| driver::Request::Unpin { listener, by: peer.name(), reply }).await
@@ -107,11 +120,18 @@ async fn pause(
     State(agent): Shared,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(cluster): Path<String>,
-    Json(wanted): Json<PauseRequest>,
+    wanted: Body<PauseRequest>,
 ) -> Answer<Done> {
+    let wanted = understood(wanted)?;
     let (name, _) = find(&agent, &cluster)?;
     if wanted.reason.trim().is_empty() {
         return Err(problem(ProblemCode::BadRequest, "a pause needs a reason"));
+    }
+    if wanted.for_seconds.is_some_and(|seconds| !(1..=LONGEST_PAUSE.as_secs()).contains(&seconds)) {
+        return Err(problem(
+            ProblemCode::BadRequest,
+            "a pause takes from one second to ten years, or ends when resumed",
+        ));
     }
     let time = wanted.for_seconds.map(Duration::from_secs);
     let (reason, by) = (wanted.reason, peer.name());
@@ -140,7 +160,8 @@ struct EventsQuery {
     newest: bool,
 }
 
-async fn events(State(agent): Shared, Query(query): Query<EventsQuery>) -> Answer<EventsAnswer> {
+async fn events(State(agent): Shared, query: Result<Query<EventsQuery>, QueryRejection>) -> Answer<EventsAnswer> {
+    let Query(query) = query.map_err(|e| problem(ProblemCode::BadRequest, e.body_text()))?;
     // A cluster that was removed still has a history.
     let cluster = query
         .cluster

@@ -1,6 +1,6 @@
 //! The Unix socket itself: who may connect, and what is done about something that is already there.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, chown};
@@ -26,12 +26,17 @@ pub enum SocketError {
 
 /// The socket's file, which goes when the agent does.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    /// The file that was made, so that a successor's is not taken for it.
+    inode: u64,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "the socket could not be removed");
+        let is_ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
+        if is_ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "the socket could not be removed");
         }
     }
 }
@@ -43,8 +48,10 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
         Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
-                return Err(SocketError::InUse(path.to_owned()));
+            // Only a refusal says that nobody is there; a live agent's full backlog is another error.
+            match UnixStream::connect(path).await {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                _ => return Err(SocketError::InUse(path.to_owned())),
             }
             std::fs::remove_file(path).map_err(io("remove the dead agent's socket"))?;
         }
@@ -56,7 +63,8 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), SocketError
         Err(error) => return Err(io("look at")(error)),
     }
     let listener = UnixListener::bind(path).map_err(io("listen on"))?;
-    let file = SocketFile(path.to_owned());
+    let inode = std::fs::symlink_metadata(path).map_err(io("look at"))?.ino();
+    let file = SocketFile { path: path.to_owned(), inode };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io("set the mode of"))?;
     if let Ok(Some(group)) = Group::from_name(GROUP) {
         // As an unprivileged user outside the group this fails, and the socket stays the agent's own user's.

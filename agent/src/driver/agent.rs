@@ -84,6 +84,8 @@ pub struct Agent {
     pub(super) reloading: Mutex<()>,
     /// The last failure to bring the kernel back in line; `None` while all is well.
     pub(super) drift_alarm: RwLock<Option<String>>,
+    /// Why the pages are not served, if they are not.
+    pages_alarm: RwLock<Option<String>>,
     /// The store's disk, as of the last look.
     pub(super) disk_is_full: AtomicBool,
 }
@@ -119,9 +121,10 @@ impl Agent {
             counter,
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
-            broken: RwLock::new(loaded.broken.iter().map(|b| b.path.clone()).collect()),
+            broken: RwLock::new(broken_paths(&loaded)),
             reloading: Mutex::new(()),
             drift_alarm: RwLock::default(),
+            pages_alarm: RwLock::default(),
             disk_is_full: AtomicBool::new(false),
         });
         agent.note_diagnostics(&loaded);
@@ -145,7 +148,7 @@ impl Agent {
                 agent.adopt(handle);
             }
         }
-        agent.drop_orphans(&held).await;
+        agent.drop_orphans().await;
         watch::start(agent.clone(), notices)?;
         Ok(agent)
     }
@@ -208,6 +211,9 @@ impl Agent {
         if let Some(message) = read(&self.drift_alarm).clone() {
             alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
         }
+        if let Some(message) = read(&self.pages_alarm).clone() {
+            alarms.push((None, Alarm { kind: AlarmKind::PagesFailed, message }));
+        }
         if self.disk_is_full.load(Ordering::Relaxed) {
             let message = format!("no space left under {}: history is not written", self.paths.state.display());
             alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
@@ -245,7 +251,7 @@ impl Agent {
         let pings = async {
             for task in tasks {
                 let (reply, pong) = oneshot::channel();
-                if task.send(Request::Ping(reply)).await.is_ok() && pong.await.is_err() {
+                if task.send(Request::Ping(reply)).await.is_err() || pong.await.is_err() {
                     return false;
                 }
             }
@@ -254,6 +260,14 @@ impl Agent {
         self.shared.datapath.is_responsive(patience).await
             && self.shared.journal.is_responsive(patience).await
             && tokio::time::timeout(patience, pings).await.unwrap_or(false)
+    }
+
+    /// Notes why the pages cannot be served; `None`: they can.
+    pub fn note_pages(&self, trouble: Option<String>) {
+        if let Some(trouble) = &trouble {
+            tracing::error!("{trouble}");
+        }
+        *write(&self.pages_alarm) = trouble;
     }
 
     pub(super) fn adopt(&self, handle: ClusterHandle) {
@@ -279,6 +293,11 @@ impl Agent {
                 (file.cluster.clone(), Alarm { kind: AlarmKind::ConfigBroken, message })
             })
             .collect();
+        if !loaded.is_complete {
+            let message =
+                "clusters.d cannot be read; every listener stays as the kernel has it: see `shunt config check`";
+            alarms.push((None, Alarm { kind: AlarmKind::ConfigBroken, message: message.to_owned() }));
+        }
         alarms.extend(loaded.not_in_force.iter().map(|setting| {
             let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
             (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
@@ -286,18 +305,20 @@ impl Agent {
         *write(&self.config_alarms) = alarms;
     }
 
-    /// Listeners that the kernel holds and no file names any more. While a file is in error they might be its, so they
-    /// stay.
-    async fn drop_orphans(&self, held: &BTreeMap<SocketAddr, Vec<SocketAddr>>) {
+    /// Removes listeners that the kernel holds and no file names any more, and tries again those that could not be removed
+    /// before. While a file is in error they might be its, so they stay.
+    pub(super) async fn drop_orphans(&self) {
         if !read(&self.broken).is_empty() {
             return;
         }
+        let Ok(held) = self.shared.datapath.run(|datapath| datapath.committed()).await else { return };
         let known: Vec<_> =
             read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
         let orphans: Vec<_> = held
-            .keys()
+            .into_iter()
+            .map(|held| held.listener)
             .filter(|listener| !known.contains(listener))
-            .map(|&listener| (listener, Leaving::Drain(ORPHAN_DRAIN)))
+            .map(|listener| (listener, Leaving::Drain(ORPHAN_DRAIN)))
             .collect();
         self.remove_listeners(orphans).await;
     }
@@ -337,6 +358,15 @@ impl Agent {
         );
         *write(&self.drift_alarm) = Some(failed);
     }
+}
+
+/// The files in error; the folder itself if it could not be listed.
+pub(super) fn broken_paths(loaded: &Loaded) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = loaded.broken.iter().map(|b| b.path.clone()).collect();
+    if !loaded.is_complete {
+        paths.push(loaded.dir.join("clusters.d"));
+    }
+    paths
 }
 
 /// Asks a cluster's task for its status, without waiting; and what to go by if it does not answer.

@@ -73,6 +73,8 @@ pub enum Request {
     Status(oneshot::Sender<ClusterStatus>),
     /// Answered when the task gets round to it: a sign of life.
     Ping(oneshot::Sender<()>),
+    /// Answered when nothing more will be sent to the kernel. The task ends.
+    Stop(oneshot::Sender<()>),
 }
 
 type Reply = oneshot::Sender<Result<String, Problem>>;
@@ -81,6 +83,8 @@ type Reply = oneshot::Sender<Result<String, Problem>>;
 struct Served {
     actions: Vec<Action>,
     answer: Option<(Reply, Result<String, Problem>)>,
+    /// Told when the actions have been carried out.
+    done: Option<oneshot::Sender<()>>,
 }
 
 struct ClusterTask {
@@ -153,8 +157,12 @@ impl ClusterTask {
                     None => std::future::pending().await,
                 }
             };
-            let Served { actions, answer } = tokio::select! {
+            let Served { actions, answer, done } = tokio::select! {
                 request = self.requests.recv() => match request {
+                    Some(Request::Stop(stopped)) => {
+                        let _ = stopped.send(());
+                        return;
+                    }
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
@@ -164,6 +172,9 @@ impl ClusterTask {
             if !actions.is_empty() {
                 self.carry_out(actions).await;
                 self.status.send_replace(self.machine.status(self.now()));
+            }
+            if let Some(done) = done {
+                let _ = done.send(());
             }
             if let Some((reply, answer)) = answer {
                 // Whoever asked may have gone.
@@ -270,7 +281,7 @@ impl ClusterTask {
                         hint: Some("confirm it with --yes if you know better".to_owned()),
                         details: None,
                     };
-                    return Served { actions: Vec::new(), answer: Some((reply, Err(doubt))) };
+                    return Served { actions: Vec::new(), answer: Some((reply, Err(doubt))), done: None };
                 }
                 let since_ms = self.shared.clock.unix_ms_now();
                 let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
@@ -281,7 +292,14 @@ impl ClusterTask {
             Request::Unpin { listener, by, reply } => {
                 let name = self.name.clone();
                 let saved = self.shared.journal.with(move |store| store.unpin(&name, listener)).await;
-                let what = format!("{} unpinned by {by}", pinned_words(&self.name, listener));
+                let words = pinned_words(&self.name, listener);
+                let mut what = match saved {
+                    Ok(false) => format!("{words} was not pinned"),
+                    _ => format!("{words} unpinned by {by}"),
+                };
+                for (still, server) in self.machine.pins().iter().filter(|(l, _)| **l != listener) {
+                    what.push_str(&format!("; {} still is, to {server}", pinned_words(&self.name, *still)));
+                }
                 self.answer(saved.map(|_| ()), what, reply, Event::Unpin { listener })
             }
             Request::Pause { time, reason, by, reply } => {
@@ -309,14 +327,14 @@ impl ClusterTask {
                 let actions = self.machine.reconfigure(*config, self.now());
                 self.probes.clear();
                 self.set_probes();
-                let _ = reply.send(());
-                actions.into()
+                self.forget_lost_pins().await;
+                Served { actions, answer: None, done: Some(reply) }
             }
             Request::Status(reply) => {
                 let _ = reply.send(self.machine.status(self.now()));
                 Vec::new().into()
             }
-            Request::Ping(reply) => {
+            Request::Ping(reply) | Request::Stop(reply) => {
                 let _ = reply.send(());
                 Vec::new().into()
             }
@@ -332,7 +350,7 @@ impl ClusterTask {
         event: Event,
     ) -> Served {
         match saved {
-            Ok(()) => Served { actions: self.handle(event), answer: Some((reply, Ok(done))) },
+            Ok(()) => Served { actions: self.handle(event), answer: Some((reply, Ok(done))), done: None },
             Err(error) => {
                 let error = error_chain(&error);
                 let problem = Problem {
@@ -343,8 +361,23 @@ impl ClusterTask {
                     details: None,
                 };
                 let entry = Entry { kind: "refused", message: error, data: Vec::new() };
-                Served { actions: vec![Action::Record(entry)], answer: Some((reply, Err(problem))) }
+                Served { actions: vec![Action::Record(entry)], answer: Some((reply, Err(problem))), done: None }
             }
+        }
+    }
+
+    /// A pin to a server that has left the configuration must not come back with the server, or with the agent.
+    async fn forget_lost_pins(&self) {
+        let (name, kept) = (self.name.clone(), self.machine.pins().clone());
+        let forgotten = self.shared.journal.with(move |store| {
+            for pin in store.pins()?.into_iter().filter(|pin| pin.cluster == name && !kept.contains_key(&pin.listener))
+            {
+                store.unpin(&pin.cluster, pin.listener)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = forgotten.await {
+            tracing::error!(error = error_chain(&error), "a pin that is void could not be removed from the store");
         }
     }
 
@@ -370,7 +403,7 @@ impl ClusterTask {
 
 impl From<Vec<Action>> for Served {
     fn from(actions: Vec<Action>) -> Self {
-        Self { actions, answer: None }
+        Self { actions, answer: None, done: None }
     }
 }
 

@@ -8,7 +8,7 @@ use shunt_core::cluster::{Entry, on_removal};
 use shunt_core::config::ClusterConfig;
 use tokio::sync::oneshot;
 
-use super::agent::{Agent, load, read, write};
+use super::agent::{Agent, broken_paths, load, read, write};
 use super::cluster::{ClusterHandle, Request};
 use crate::config::Loaded;
 use crate::control::api::{ReloadAnswer, SCHEMA_VERSION};
@@ -52,17 +52,30 @@ impl Agent {
         }
         let _one_at_a_time = self.reloading.lock().await;
         let loaded = load(&self.paths).await;
-        let still: Vec<_> = loaded.broken.iter().map(|b| b.path.clone()).collect();
-        if still.len() == read(&self.broken).len() {
+        let (was, still) = (read(&self.broken).clone(), broken_paths(&loaded));
+        if was == still || loaded.agent.is_none() {
             return;
         }
-        let running: BTreeSet<_> = read(&self.clusters).keys().cloned().collect();
-        for config in loaded.clusters.iter().filter(|c| !running.contains(&c.name)) {
+        // Nothing but what was broken: a file that was edited or added since waits for a reload, like any other.
+        let mended = |config: &ClusterConfig| {
+            let path = loaded.files.iter().find(|(_, name)| **name == config.name).map(|(path, _)| path);
+            path.is_some_and(|path| was.contains(path) || was.iter().any(|folder| path.parent() == Some(folder)))
+        };
+        let (names, taken): (BTreeSet<_>, BTreeSet<_>) = {
+            let running = read(&self.clusters);
+            let listeners = running.values().flat_map(|c| c.config.listeners.iter().map(|l| l.address));
+            (running.keys().cloned().collect(), listeners.collect())
+        };
+        let free = |config: &ClusterConfig| {
+            !names.contains(&config.name) && config.listeners.iter().all(|l| !taken.contains(&l.address))
+        };
+        for config in loaded.clusters.iter().filter(|c| mended(c) && free(c)) {
             self.record("recovered", format!("the file of cluster {} is in order now: it starts", config.name));
             self.start_cluster(config.clone(), &loaded).await;
         }
         *write(&self.broken) = still;
         self.note_diagnostics(&loaded);
+        self.drop_orphans().await;
     }
 
     async fn take(&self, loaded: Loaded) -> ReloadAnswer {
@@ -71,7 +84,15 @@ impl Agent {
         let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();
         let removed: Vec<_> = before.keys().filter(|name| !wanted.contains(name)).cloned().collect();
         for name in &removed {
-            write(&self.clusters).remove(name);
+            let handle = write(&self.clusters).remove(name);
+            // What it is just sending to the kernel must not come after its listeners' removal.
+            if let Some(handle) = handle {
+                let (reply, stopped) = oneshot::channel();
+                if handle.requests().send(Request::Stop(reply)).await.is_ok() {
+                    let _ = stopped.await;
+                }
+            }
+            self.forget_words(name).await;
         }
 
         // A listener may have moved from one cluster to another: only those that no cluster has any more go.
@@ -85,22 +106,22 @@ impl Agent {
             .collect();
         self.remove_listeners(gone).await;
 
+        // Those that run first: one of them may give a listener up that a new one takes.
         let (mut added, mut changed) = (Vec::new(), Vec::new());
-        for config in &loaded.clusters {
-            match before.get(&config.name) {
-                None => {
-                    added.push(config.name.clone());
-                    self.start_cluster(config.clone(), &loaded).await;
-                }
-                Some(_) => {
-                    if self.reconfigure(config.clone(), &loaded).await {
-                        changed.push(config.name.clone());
-                    }
-                }
+        for config in loaded.clusters.iter().filter(|c| before.contains_key(&c.name)) {
+            if self.reconfigure(config.clone(), &loaded).await {
+                changed.push(config.name.clone());
+            }
+        }
+        for config in loaded.clusters.iter().filter(|c| !before.contains_key(&c.name)) {
+            if self.start_cluster(config.clone(), &loaded).await {
+                added.push(config.name.clone());
             }
         }
         write(&self.broken).clear();
         self.note_diagnostics(&loaded);
+        // Of a file that was in error, nobody knew until now which listeners were its.
+        self.drop_orphans().await;
         let mut diagnostics = loaded.render(false);
         if loaded.agent.as_ref().is_some_and(|new| !self.settings.runs_as(new)) {
             diagnostics
@@ -109,8 +130,23 @@ impl Agent {
         ReloadAnswer { schema_version: SCHEMA_VERSION, added, changed, removed, diagnostics }
     }
 
-    async fn start_cluster(&self, config: ClusterConfig, loaded: &Loaded) {
-        let Some(login) = self.login(loaded, &config) else { return };
+    /// A removed cluster's pins and pause go with it; its epoch stays, should it come back.
+    async fn forget_words(&self, name: &ClusterName) {
+        let cluster = name.clone();
+        let forgotten = self.shared.journal.with(move |store| {
+            for pin in store.pins()?.into_iter().filter(|pin| pin.cluster == cluster) {
+                store.unpin(&cluster, pin.listener)?;
+            }
+            store.resume(&cluster).map(drop)
+        });
+        if let Err(error) = forgotten.await {
+            self.record("refused", format!("pins of {name} could not be removed: {}", super::error_chain(&error)));
+        }
+    }
+
+    /// Whether the cluster runs now.
+    async fn start_cluster(&self, config: ClusterConfig, loaded: &Loaded) -> bool {
+        let Some(login) = self.login(loaded, &config) else { return false };
         let name = config.name.clone();
         let clock = self.shared.clock;
         let memory = self.shared.journal.with(move |store| super::agent::remember(store, clock)).await;
@@ -119,7 +155,7 @@ impl Agent {
             Err(error) => {
                 // Without its epoch a cluster could go back in time, so it does not start.
                 self.record("refused", format!("cluster {name} does not start: {}", super::error_chain(&error)));
-                return;
+                return false;
             }
         };
         if let Ok(held) = self.shared.datapath.run(|datapath| datapath.committed()).await {
@@ -128,6 +164,7 @@ impl Agent {
         }
         let handle = ClusterHandle::start(config, login, memory, self.shared.clone()).await;
         self.adopt(handle);
+        true
     }
 
     /// Hands a cluster its new configuration or password, if there is one. A cluster that does not change does not notice.

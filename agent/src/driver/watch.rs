@@ -23,6 +23,19 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
     // SAFETY: a subscription owns its socket, keeps it open until it is dropped, and always names that one descriptor.
     let notices = unsafe { AsyncFd::register_with_interest(notices, Interest::READABLE) };
+    let files = agent.clone();
+    tokio::spawn(async move {
+        // Names are resolved there, which may take long: drift must not wait for it.
+        let mut timer = tokio::time::interval(EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            timer.tick().await;
+            files.start_what_was_broken().await;
+            if let Ok(_no_reload) = files.reloading.try_lock() {
+                files.drop_orphans().await;
+            }
+        }
+    });
     let mut notices = notices.map_err(|refused| refused.into_parts().1)?;
     tokio::spawn(async move {
         let mut timer = tokio::time::interval(EVERY);
@@ -31,7 +44,6 @@ pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
         loop {
             tokio::select! {
                 _ = timer.tick() => {
-                    agent.start_what_was_broken().await;
                     let full = !agent.shared.journal.has_room().await;
                     agent.disk_is_full.store(full, Ordering::Relaxed);
                 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
 /// How many jobs may wait before those who send them wait as well.
-const QUEUE: usize = 256;
+const QUEUE: usize = 16_384;
 
 /// The way to something that lives on a thread of its own: the datapath's netlink socket, the store's database.
 pub struct Worker<T> {

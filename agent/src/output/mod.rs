@@ -13,11 +13,17 @@ pub use table::{Table, Tone};
 pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
-        if error.kind() != std::io::ErrorKind::BrokenPipe {
-            eprintln!("error: cannot write to stdout: {error}");
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
         }
+        eprintln!("error: cannot write to stdout: {error}");
         std::process::exit(1);
     }
+}
+
+/// A text from somewhere else, with nothing in it that would command the terminal.
+pub fn harmless(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// One JSON object on one line.

@@ -107,7 +107,7 @@ impl Cluster {
             primary,
             open: primary.is_some() && held_primary == primary,
             fit: plan::held_replicas(&config, &remembered.held),
-            pins: remembered.pins,
+            pins: remembered.pins.into_iter().filter(|(_, s)| config.servers.iter().any(|c| c.address == *s)).collect(),
             pause: remembered.pause,
             assessment: Assessment {
                 verdict: Verdict::None,
@@ -142,7 +142,15 @@ impl Cluster {
             self.primary = None;
             self.open = false;
         }
-        self.pins.retain(|_, server| self.servers.contains_key(server));
+        let (kept, dropped) =
+            std::mem::take(&mut self.pins).into_iter().partition(|(_, server)| self.servers.contains_key(server));
+        self.pins = kept;
+        let dropped: BTreeMap<_, _> = dropped;
+        for (listener, server) in dropped {
+            let what =
+                format!("{} unpinned from {server}, which is not in the configuration any more", pin_words(listener));
+            actions.push(record("unpinned", what));
+        }
         self.fit.retain(|server| self.servers.contains_key(server));
         self.decide(now, &mut actions);
         actions
@@ -208,6 +216,11 @@ impl Cluster {
     /// Since when the primary has not been healthy; `None` while it is.
     pub const fn trouble_since(&self) -> Option<Mono> {
         self.trouble_since
+    }
+
+    /// Who is pinned where; `None` is the whole cluster.
+    pub const fn pins(&self) -> &BTreeMap<Option<SocketAddr>, SocketAddr> {
+        &self.pins
     }
 
     /// What keeps the last decision from being carried out, if anything does.

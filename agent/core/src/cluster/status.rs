@@ -24,6 +24,8 @@ pub struct ClusterStatus {
     pub pause: Option<Pause>,
     /// The server that the whole cluster is pinned to.
     pub pinned: Option<SocketAddr>,
+    /// Listeners that are pinned on their own, and where to.
+    pub pinned_listeners: Vec<(SocketAddr, SocketAddr)>,
     pub listeners: Vec<ListenerStatus>,
     pub servers: Vec<ServerStatus>,
     /// What would happen if the primary died now, in words.
@@ -61,7 +63,7 @@ impl ListenerState {
 pub struct ServerStatus {
     pub address: SocketAddr,
     pub label: String,
-    /// `primary`, `replica`, or `unknown` for a server that never answered.
+    /// `primary`, `replica`, `none` for a server that replicates from nobody in the cluster, `unknown` if it never answered.
     pub role: &'static str,
     /// `up`, `suspect`, `down`, `unknown`, or the kind of failure of one that lives.
     pub state: String,
@@ -102,6 +104,7 @@ impl Cluster {
             alarms,
             pause: self.pause.clone(),
             pinned: self.pins.get(&None).copied(),
+            pinned_listeners: self.pins.iter().filter_map(|(l, s)| l.map(|l| (l, *s))).collect(),
             listeners: self.listener_statuses(now),
             servers: self.server_statuses(now),
             outlook: self.outlook(),
@@ -179,6 +182,9 @@ impl Cluster {
         }
         if let Some(pause) = &self.pause {
             return format!("paused ({}): nothing changes by itself until it is resumed", pause.reason);
+        }
+        if self.primary.is_none() {
+            return "as soon as a server is known to be the primary, the listeners lead to it".to_owned();
         }
         match self.config.failover {
             FailoverMode::Off => "failover is off: nothing changes unless an operator pins".to_owned(),

@@ -113,6 +113,8 @@ pub enum AlarmKind {
     NotInForce,
     /// A configuration file is in error.
     ConfigBroken,
+    /// The status page and the metrics cannot be served.
+    PagesFailed,
 }
 
 impl AlarmKind {
@@ -130,6 +132,7 @@ impl AlarmKind {
             Self::StateFailed => "state failed",
             Self::NotInForce => "not in force",
             Self::ConfigBroken => "configuration broken",
+            Self::PagesFailed => "pages failed",
         }
     }
 }

@@ -197,3 +197,14 @@ fn a_pin_to_a_server_of_another_cluster_is_ignored() {
     world.event(Event::Pin { listener: None, server: db(99) });
     assert_eq!(world.leads_to(), Some(db(1)));
 }
+
+#[test]
+fn a_pin_to_a_server_that_left_the_configuration_does_not_come_back() {
+    let mut world = World::healthy(3);
+    world.event(Event::Pin { listener: None, server: db(3) });
+    let actions = world.machine.reconfigure(config(2), world.now);
+    assert!(actions.iter().any(|a| matches!(a, Action::Record(e) if e.kind == "unpinned")), "{actions:?}");
+    assert!(world.machine.pins().is_empty());
+    let remembered = Remembered { pins: BTreeMap::from([(None, db(3))]), ..Remembered::default() };
+    assert_eq!(World::with(config(2), remembered).leads_to(), None);
+}
