@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use shunt_core::ClusterName;
-use shunt_core::cluster::{Entry, on_removal};
+use shunt_core::cluster::{Alarm, AlarmKind, Entry, on_removal};
 use shunt_core::config::ClusterConfig;
 use tokio::sync::oneshot;
 
@@ -52,13 +53,13 @@ impl Agent {
         }
         let _one_at_a_time = self.reloading.lock().await;
         let loaded = load(&self.paths).await;
-        let (was, still) = (read(&self.broken).clone(), broken_paths(&loaded));
+        let (was, mut still) = (read(&self.broken).clone(), broken_paths(&loaded));
         if was == still || loaded.agent.is_none() {
             return;
         }
         // Nothing but what was broken: a file that was edited or added since waits for a reload, like any other.
         let mended = |config: &ClusterConfig| {
-            let path = loaded.files.iter().find(|(_, name)| **name == config.name).map(|(path, _)| path);
+            let path = path_of(&loaded, config);
             path.is_some_and(|path| was.contains(path) || was.iter().any(|folder| path.parent() == Some(folder)))
         };
         let (names, taken): (BTreeSet<_>, BTreeSet<_>) = {
@@ -66,15 +67,25 @@ impl Agent {
             let listeners = running.values().flat_map(|c| c.config.listeners.iter().map(|l| l.address));
             (running.keys().cloned().collect(), listeners.collect())
         };
-        let free = |config: &ClusterConfig| {
-            !names.contains(&config.name) && config.listeners.iter().all(|l| !taken.contains(&l.address))
-        };
-        for config in loaded.clusters.iter().filter(|c| mended(c) && free(c)) {
+        let mut waiting = Vec::new();
+        for config in loaded.clusters.iter().filter(|c| mended(c) && !names.contains(&c.name)) {
+            if config.listeners.iter().any(|l| taken.contains(&l.address)) {
+                still.extend(path_of(&loaded, config).cloned());
+                waiting.push(config.name.clone());
+                continue;
+            }
             self.record("recovered", format!("the file of cluster {} is in order now: it starts", config.name));
-            self.start_cluster(config.clone(), &loaded).await;
+            if !self.start_cluster(config.clone(), &loaded).await {
+                still.extend(path_of(&loaded, config).cloned());
+            }
         }
         *write(&self.broken) = still;
         self.note_diagnostics(&loaded);
+        for name in waiting {
+            let message =
+                "its file is in order now, but names a listener that another cluster runs: see `shunt reload`";
+            self.alarm(Some(name), AlarmKind::ConfigBroken, message);
+        }
         self.drop_orphans().await;
     }
 
@@ -107,7 +118,7 @@ impl Agent {
         self.remove_listeners(gone).await;
 
         // Those that run first: one of them may give a listener up that a new one takes.
-        let (mut added, mut changed) = (Vec::new(), Vec::new());
+        let (mut added, mut changed, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for config in loaded.clusters.iter().filter(|c| before.contains_key(&c.name)) {
             if self.reconfigure(config.clone(), &loaded).await {
                 changed.push(config.name.clone());
@@ -116,10 +127,17 @@ impl Agent {
         for config in loaded.clusters.iter().filter(|c| !before.contains_key(&c.name)) {
             if self.start_cluster(config.clone(), &loaded).await {
                 added.push(config.name.clone());
+            } else {
+                refused.push(config);
             }
         }
-        write(&self.broken).clear();
+        // What could not be started is tried again, and until then its listeners are not taken for nobody's.
+        *write(&self.broken) = refused.iter().filter_map(|config| path_of(&loaded, config).cloned()).collect();
         self.note_diagnostics(&loaded);
+        for config in refused {
+            let message = "it could not be started, see `shunt events`; it is tried again every 10 s";
+            self.alarm(Some(config.name.clone()), AlarmKind::StateFailed, message);
+        }
         // Of a file that was in error, nobody knew until now which listeners were its.
         self.drop_orphans().await;
         let mut diagnostics = loaded.render(false);
@@ -186,7 +204,16 @@ impl Agent {
         true
     }
 
+    fn alarm(&self, cluster: Option<ClusterName>, kind: AlarmKind, message: &str) {
+        write(&self.config_alarms).push((cluster, Alarm { kind, message: message.to_owned() }));
+    }
+
     fn record(&self, kind: &'static str, message: String) {
         self.shared.journal.record(None, Entry { kind, message, data: Vec::new() });
     }
+}
+
+/// The file that a cluster was read from.
+fn path_of<'a>(loaded: &'a Loaded, config: &ClusterConfig) -> Option<&'a PathBuf> {
+    loaded.files.iter().find(|(_, name)| **name == config.name).map(|(path, _)| path)
 }
