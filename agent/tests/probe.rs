@@ -252,13 +252,15 @@ async fn urgency_takes_effect_in_the_middle_of_an_interval() {
 
 #[tokio::test]
 async fn a_dropped_probe_closes_its_connection() {
+    let (opened, mut openings) = mpsc::unbounded_channel();
     let (closed, mut closings) = mpsc::unbounded_channel();
     let address = server(move |mut connection| {
+        let _ = opened.send(());
         let _ = connection.read_to_end(&mut Vec::new());
         let _ = closed.send(());
     });
     let Observed { observations, cadence, probe } = observe(address);
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    tokio::time::timeout(Duration::from_secs(30), openings.recv()).await.unwrap().unwrap();
     drop(probe);
     tokio::time::timeout(Duration::from_secs(30), closings.recv()).await.unwrap().unwrap();
     drop((observations, cadence));

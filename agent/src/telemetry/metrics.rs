@@ -132,7 +132,7 @@ pub async fn metrics_text(agent: &Agent) -> String {
         alarms.get_or_create(&vec![name.clone()]).set(cluster.alarms.len().cast_signed() as i64);
         for server in &cluster.servers {
             let labels = vec![name.clone(), ("server", server.address.to_string())];
-            up.get_or_create(&labels).set(i64::from(server.state == "up"));
+            up.get_or_create(&labels).set(i64::from(server.answers));
         }
         for listener in &cluster.listeners {
             let role = match listener.role {

@@ -65,6 +65,8 @@ pub struct ServerStatus {
     pub label: String,
     /// `primary`, `replica`, `none` for a server that replicates from nobody in the cluster, `unknown` if it never answered.
     pub role: &'static str,
+    /// Whether it answered when it was last asked.
+    pub answers: bool,
     /// `up`, `suspect`, `down`, `unknown`, or the kind of failure of one that lives.
     pub state: String,
     /// The last failure in the server's or the kernel's words, if it has not answered since.
@@ -152,6 +154,7 @@ impl Cluster {
                         Some(_) => "none",
                         None => "unknown",
                     },
+                    answers: health.evidence(&self.config.probe) == Evidence::Answers,
                     state: match health.evidence(&self.config.probe) {
                         Evidence::Unknown => "unknown".to_owned(),
                         Evidence::Answers => "up".to_owned(),
