@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
 use shunt_core::datapath::{Change, Datapath as _};
-use shunt_core::mapping::{Leaving, Mapping, Route};
+use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
 use shunt_rules::{NftDatapath, Notices, Options};
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
@@ -124,5 +124,7 @@ fn mapping(number: u32, backend: u8) -> Result<Mapping, Box<dyn Error>> {
         route: Route::Single(at(1 + backend)),
         snat: Snat::Masquerade,
         leaving: Leaving::Sever,
+        admission: Admission::default(),
+        lease: None,
     })
 }

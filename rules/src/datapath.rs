@@ -9,10 +9,12 @@ mod restore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, FlowCounter, Held};
+use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Refused, Severed, Usage};
+use shunt_core::flow::{Flow, FlowFilter, Tuple};
 
 use crate::conntrack::Conntrack;
 use crate::conntrack::reaper::Reaper;
@@ -214,13 +216,21 @@ impl Datapath for NftDatapath {
         Ok(restored.drift)
     }
 
-    fn flow_counter(&self) -> Result<Box<dyn FlowCounter>, DatapathError> {
-        let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
-        Ok(Box::new(conntrack))
+    fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
+        Ok(Vec::new())
     }
 
-    fn severed(&self) -> u64 {
-        self.reaper.reaped()
+    fn sever(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("single flows cannot be severed yet".to_owned()))
+    }
+
+    fn severed(&mut self) -> Vec<Severed> {
+        Vec::new()
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>, DatapathError> {
+        let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
+        Ok(Box::new(conntrack))
     }
 
     fn committed(&self) -> Vec<Held> {
@@ -249,9 +259,25 @@ impl Datapath for NftDatapath {
     }
 }
 
-impl FlowCounter for Conntrack {
+impl Meter for Conntrack {
     fn connections(&mut self, listeners: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
         self.count(listeners.iter().copied()).map_err(kernel("count conntrack's entries"))
+    }
+
+    fn flows(
+        &mut self,
+        _filter: &FlowFilter,
+        _each: &mut dyn FnMut(Flow) -> ControlFlow<()>,
+    ) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("flows cannot be listed yet".to_owned()))
+    }
+
+    fn usage(&mut self, _listeners: &[SocketAddr]) -> Result<Usage, DatapathError> {
+        Err(DatapathError::Unsupported("usage cannot be told yet".to_owned()))
+    }
+
+    fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
+        Err(DatapathError::Unsupported("refused connections are not counted yet".to_owned()))
     }
 }
 

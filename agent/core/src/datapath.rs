@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::flow::{Flow, FlowFilter, Tuple};
 use crate::mapping::{Leaving, Mapping};
 
 /// A datapath: it holds mappings in the kernel, outlives the agent, and touches nothing that is not its own.
@@ -19,11 +21,18 @@ pub trait Datapath: Send {
     /// Returns what was amiss; empty when all was well.
     fn reconcile(&mut self) -> Result<Vec<Drift>, DatapathError>;
 
-    /// Something that counts flows on its own, so that counting many never makes a commit wait.
-    fn flow_counter(&self) -> Result<Box<dyn FlowCounter>, DatapathError>;
+    /// Renews the leases of all listeners that have one. A lease that has run out is not renewed: its listener is fenced
+    /// from then on and is returned, once, for somebody to decide about it anew.
+    fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError>;
 
-    /// Flows that were ended because their backend left, since the datapath was opened.
-    fn severed(&self) -> u64;
+    /// Begins to end these flows at both of their ends, though their pair stays live.
+    fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError>;
+
+    /// The severings that were finished since this was last asked.
+    fn severed(&mut self) -> Vec<Severed>;
+
+    /// Something that reads what the datapath carries, on its own, so that reading much never makes a commit wait.
+    fn meter(&self) -> Result<Box<dyn Meter>, DatapathError>;
 
     /// What the kernel holds for each listener, as committed.
     fn committed(&self) -> Vec<Held>;
@@ -32,10 +41,72 @@ pub trait Datapath: Send {
     fn purge(&mut self) -> Result<(), DatapathError>;
 }
 
-/// Counts flows by asking the kernel.
-pub trait FlowCounter: Send {
+/// Reads what a datapath carries by asking the kernel.
+pub trait Meter: Send {
     /// The established connections through each of these listeners.
     fn connections(&mut self, listeners: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError>;
+
+    /// Calls `each` with every flow that the filter lets through, as the kernel tells of it, until it breaks off.
+    /// Memory does not grow with the number of flows.
+    fn flows(
+        &mut self,
+        filter: &FlowFilter,
+        each: &mut dyn FnMut(Flow) -> ControlFlow<()>,
+    ) -> Result<(), DatapathError>;
+
+    /// How full the tables are that flows through these listeners need a place in.
+    fn usage(&mut self, listeners: &[SocketAddr]) -> Result<Usage, DatapathError>;
+
+    /// The new connections that each listener refused, by reason, since its mapping was made.
+    fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError>;
+}
+
+/// How full the kernel's tables are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Flows of the whole host, and how many fit.
+    pub flows: u64,
+    pub flows_max: u64,
+    /// New flows that found no place or no free port, since the host started, of the whole host.
+    pub turned_away: u64,
+    /// Per source address that a backend sees and backend: the source ports that our flows take.
+    pub ports: Vec<PortUse>,
+}
+
+/// The flows from one source address to one backend: each takes one of the address's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortUse {
+    pub source: IpAddr,
+    pub backend: SocketAddr,
+    pub taken: u64,
+}
+
+impl PortUse {
+    /// The ports that NAT may choose from: 1024 to 65535.
+    pub const PORTS: u64 = 64_512;
+}
+
+/// New connections that a listener refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Their source is not on the allow-list.
+    pub not_allowed: u64,
+    /// The listener's limit was reached.
+    pub over_limit: u64,
+    /// The limit of connections per source was reached.
+    pub over_source_limit: u64,
+}
+
+/// The flows of one pair that was severed, or flows that were severed one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Severed {
+    pub listener: SocketAddr,
+    pub backend: SocketAddr,
+    pub flows: u64,
+    /// Of these, how many had an end that did not answer until we gave it up. Such an end is told at its next packet.
+    pub unanswered: u64,
+    /// From the order to the last answer.
+    pub took: Duration,
 }
 
 /// A change of any number of mappings.

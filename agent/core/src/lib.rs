@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod datapath;
 pub mod epoch;
+pub mod flow;
 pub mod gtid;
 pub mod mapping;
 pub mod name;

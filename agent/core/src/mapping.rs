@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::ClusterName;
 use crate::config::Snat;
 
@@ -16,6 +18,20 @@ pub struct Mapping {
     pub snat: Snat,
     /// What becomes of the established flows of backends that this mapping had and has no more.
     pub leaving: Leaving,
+    pub admission: Admission,
+    /// The kernel stops passing packets this long after the last renewal; `None`: it never does by itself.
+    pub lease: Option<Duration>,
+}
+
+/// Who may open connections, and how many. Established flows are never asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// Sources that may connect; empty: anyone.
+    pub allow: Vec<IpNet>,
+    /// Connections at a time.
+    pub limit: Option<u32>,
+    /// Connections at a time from one address.
+    pub limit_per_source: Option<u32>,
 }
 
 /// Where a listener's new connections go. A fenced listener has no backend that could leak.

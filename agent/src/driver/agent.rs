@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use shunt_core::cluster::{Alarm, AlarmKind, ClusterStatus, Entry, Pause, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::datapath::{Change, Datapath, DatapathError, FlowCounter};
+use shunt_core::datapath::{Change, Datapath, DatapathError, Meter, Severed};
 use shunt_core::mapping::Leaving;
 use shunt_core::{ClusterName, Mono};
 use shunt_rules::{NftDatapath, Notices, Options};
@@ -74,7 +74,8 @@ pub struct Agent {
     pub(super) shared: Shared,
     pub(super) settings: AgentConfig,
     /// On a thread of its own: a dump of many flows must not stand before a swap.
-    counter: Worker<Box<dyn FlowCounter>>,
+    meter: Worker<Box<dyn Meter>>,
+    flows_severed: AtomicU64,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
     pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
@@ -108,7 +109,7 @@ impl Agent {
         let datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
         let notices = Notices::subscribe(vec![datapath.port_id()])?;
-        let counter = Worker::start("counter", datapath.flow_counter()?)?;
+        let meter = Worker::start("meter", datapath.meter()?)?;
         let datapath: Box<dyn Datapath> = Box::new(datapath);
         let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;
@@ -118,7 +119,8 @@ impl Agent {
             paths,
             shared,
             settings,
-            counter,
+            meter,
+            flows_severed: AtomicU64::new(0),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
             broken: RwLock::new(broken_paths(&loaded)),
@@ -230,7 +232,7 @@ impl Agent {
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
         let listeners: Vec<_> =
             read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
-        match self.counter.run(move |counter| counter.connections(&listeners)).await {
+        match self.meter.run(move |meter| meter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {
                 tracing::warn!(error = super::error_chain(&error), "connections could not be counted");
@@ -242,7 +244,9 @@ impl Agent {
 
     /// Flows that the datapath has ended because their backend left; `None` when its thread is gone.
     pub async fn severed(&self) -> Option<u64> {
-        self.shared.datapath.run(|datapath| datapath.severed()).await.ok()
+        let finished: Vec<Severed> = self.shared.datapath.run(|datapath| datapath.severed()).await.ok()?;
+        let flows: u64 = finished.iter().map(|severed| severed.flows).sum();
+        Some(self.flows_severed.fetch_add(flows, Ordering::Relaxed) + flows)
     }
 
     /// Whether every thread and every cluster's task gets round to its work within `patience`.

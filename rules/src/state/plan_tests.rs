@@ -16,7 +16,15 @@ const A: &str = "10.0.0.1:3306";
 const B: &str = "10.0.0.2:3306";
 
 fn mapping(route: Route, leaving: Leaving) -> Mapping {
-    Mapping { listener: at(L), cluster: ClusterName::new("orders").unwrap(), route, snat: Snat::Masquerade, leaving }
+    Mapping {
+        listener: at(L),
+        cluster: ClusterName::new("orders").unwrap(),
+        route,
+        snat: Snat::Masquerade,
+        leaving,
+        admission: Admission::default(),
+        lease: None,
+    }
 }
 
 fn to(backend: &str) -> Route {

@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
 use shunt_core::datapath::{Change, Datapath as _};
-use shunt_core::mapping::{Leaving, Mapping, Route};
+use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
 use shunt_rules::{NftDatapath, Options};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -196,6 +196,8 @@ pub fn mapping(ip: Ip, route: Route) -> Mapping {
         route,
         snat: Snat::Masquerade,
         leaving: Leaving::Sever,
+        admission: Admission::default(),
+        lease: None,
     }
 }
 

@@ -8,7 +8,7 @@ use super::Entry;
 use super::health::Evidence;
 use super::view::View;
 use crate::config::{ClusterConfig, Established, Fallback, Fenced, ListenerConfig, ListenerRole};
-use crate::mapping::{Leaving, Mapping, Route, Weighted};
+use crate::mapping::{Admission, Leaving, Mapping, Route, Weighted};
 use crate::observation::IoThread;
 use crate::{ClusterName, Epoch};
 
@@ -29,11 +29,7 @@ impl Plan {
         self.epoch == other.epoch
             && self.primary == other.primary
             && self.mappings.len() == other.mappings.len()
-            && self
-                .mappings
-                .iter()
-                .zip(&other.mappings)
-                .all(|(a, b)| a.listener == b.listener && a.route == b.route && a.snat == b.snat)
+            && self.mappings.iter().zip(&other.mappings).all(|(a, b)| Mapping { leaving: b.leaving, ..a.clone() } == *b)
     }
 }
 
@@ -60,6 +56,12 @@ pub fn plan(view: View<'_>, basis: Basis<'_>) -> Plan {
             route: route(view, basis, listener),
             snat: listener.snat.clone(),
             leaving: leaving(view, basis, listener),
+            admission: Admission {
+                allow: listener.allow.clone(),
+                limit: listener.max_connections,
+                limit_per_source: listener.max_connections_per_source,
+            },
+            lease: None,
         })
         .collect();
     Plan { cluster: view.config.name.clone(), epoch: basis.epoch, primary: view.primary, mappings }
