@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
-use shunt_core::mapping::Weighted;
+use shunt_core::mapping::{Admission, Weighted};
 
 use super::*;
 use crate::state::upkeep::Remaining;
