@@ -4,11 +4,12 @@
 //! ours, and since older kernels ignore that, every entry is looked at again here.
 
 pub mod entry;
-pub mod reaper;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+
+use shunt_core::flow::Tuple as Flow;
 
 use crate::element::Pair;
 use crate::netlink::socket::Netlink;
@@ -120,6 +121,20 @@ impl Conntrack {
                     }
                 })?);
             }
+        }
+        Ok(entries)
+    }
+
+    /// The entries of single flows.
+    pub fn find_flows(&mut self, flows: &[Flow]) -> io::Result<Vec<Entry>> {
+        let wanted: BTreeSet<Flow> = flows.iter().copied().collect();
+        let mut entries = Vec::new();
+        for family in families(wanted.iter().map(|flow| &flow.listener)) {
+            entries.extend(self.dump(family, Filter::Mapped, Vec::new, |found, entry| {
+                if wanted.contains(&entry.flow()) {
+                    found.push(entry);
+                }
+            })?);
         }
         Ok(entries)
     }

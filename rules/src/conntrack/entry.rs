@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{CTA_ID, CTA_PROTOINFO, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
+use shunt_core::flow::Tuple as Flow;
+
 use crate::element::Pair;
 use crate::netlink::HEADERS;
 use crate::tlv;
@@ -56,6 +58,16 @@ impl Entry {
             id: tlv::find(attributes, CTA_ID)?.be_u32()?,
             zone: tlv::find(attributes, CTA_ZONE).and_then(|zone| zone.be_u16()),
         })
+    }
+
+    pub const fn flow(&self) -> Flow {
+        Flow { client: self.original.source, listener: self.original.destination }
+    }
+
+    /// Whether the flow has come so far that its ends believe in it, and neither has closed it for good.
+    pub fn has_ends_to_tell(&self) -> bool {
+        // linux/netfilter/nf_conntrack_tcp.h: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK
+        self.tcp_state.is_some_and(|state| (2..=6).contains(&state))
     }
 
     /// The pair that the flow belongs to, if the listener is one of ours.

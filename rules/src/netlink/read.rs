@@ -60,7 +60,7 @@ fn table_once(netlink: &mut Netlink, name: &str) -> Result<Option<Snapshot>, (St
     snapshot.rules = rules(netlink, name).map_err(tried("the rules"))?;
     snapshot.sets = sets(netlink, name).map_err(tried("the sets"))?;
     for set in SetId::all() {
-        if snapshot.sets.get(set.name()) == Some(&Definition::of(set)) {
+        if !set.kind.is_dynamic() && snapshot.sets.get(set.name()) == Some(&Definition::of(set)) {
             elements(netlink, name, set, &mut snapshot).map_err(tried(set.name()))?;
         }
     }
