@@ -172,7 +172,7 @@ pub fn protocol(number: i32) -> Vec<Expr> {
 /// Goes on if the flow is TCP's, whatever the packet is.
 pub fn of_tcp() -> Vec<Expr> {
     vec![
-        Expr::Ct { key: libc::NFT_CT_PROTOCOL, direction: Some(Direction::Original), reg: 0 },
+        Expr::Ct { key: libc::NFT_CT_PROTOCOL, direction: None, reg: 0 },
         Expr::Equal { reg: 0, data: vec![libc::IPPROTO_TCP as u8] },
     ]
 }
