@@ -8,12 +8,13 @@
 //! - `ruleset`, `schema`, `element`, `tlv`: chains, sets and bytes as data. Pure.
 //! - `drift`: what was read back against what was committed. Pure but for libnftnl's wording of rules.
 //! - `netlink`: the edge, and all unsafe code.
-//! - `conntrack`: flows, counted and deleted.
+//! - `conntrack`: flows, counted and deleted; `meter` tells of them.
 
 mod conntrack;
 mod datapath;
 mod drift;
 mod element;
+mod meter;
 mod netlink;
 mod notices;
 mod owner;
