@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{CTA_ID, CTA_PROTOINFO, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
 use crate::element::Pair;
 use crate::netlink::HEADERS;
+use crate::schema::Family;
 use crate::tlv;
 
 // linux/netfilter/nfnetlink_conntrack.h
@@ -64,11 +65,11 @@ impl Entry {
     }
 }
 
-/// An address that stands for any, of the same family.
-pub fn unspecified(like: &SocketAddr) -> SocketAddr {
-    match like {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// An address that stands for any of the family.
+pub fn unspecified(family: Family) -> SocketAddr {
+    match family {
+        Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 
