@@ -7,6 +7,8 @@ pub mod details;
 pub mod entry;
 pub mod filter;
 pub mod reaper;
+#[cfg(test)]
+mod recorded_tests;
 pub mod stats;
 
 use std::collections::{BTreeMap, BTreeSet};
