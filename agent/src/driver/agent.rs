@@ -16,6 +16,7 @@ use shunt_rules::{NftDatapath, Notices, Options};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
+use super::flows::Readers;
 use super::journal::Journal;
 use super::watch;
 use super::worker::Worker;
@@ -75,6 +76,7 @@ pub struct Agent {
     pub(super) settings: AgentConfig,
     /// On a thread of its own: a dump of many flows must not stand before a swap.
     meter: Worker<Box<dyn Meter>>,
+    pub(super) readers: Readers,
     flows_severed: AtomicU64,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
@@ -120,6 +122,7 @@ impl Agent {
             shared,
             settings,
             meter,
+            readers: Readers::default(),
             flows_severed: AtomicU64::new(0),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),

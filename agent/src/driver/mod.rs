@@ -3,6 +3,7 @@
 
 mod agent;
 mod cluster;
+mod flows;
 mod journal;
 mod reload;
 mod watch;
@@ -10,6 +11,7 @@ mod worker;
 
 pub use agent::{Agent, Paths, StartError};
 pub use cluster::{Request, error_chain};
+pub use flows::{FlowList, FlowsError};
 pub use journal::{Journal, JournalError};
 pub use reload::ReloadError;
 pub use worker::Worker;

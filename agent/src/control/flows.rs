@@ -1,0 +1,163 @@
+//! `GET /v1/flows?cluster=NAME&source_port=N`: JSON lines, a flow each, as the kernel tells of them.
+//!
+//! ```text
+//! thread: dump → lines ──4 chunks──► task: the patience ──4 chunks──► the body of the answer
+//! ```
+//!
+//! Nothing is collected: a reader that is slow makes the kernel's dump wait, and one that takes nothing for a minute, or is
+//! gone, ends it. A list that could not be read to its end says so in a last line, a [`Problem`]; one that was broken off
+//! ends without HTTP's own end, so that nobody takes it for the whole.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Bytes, Frame};
+use serde::Deserialize;
+use shunt_core::ClusterName;
+use shunt_core::flow::{Flow, Phase};
+use tokio::sync::mpsc;
+
+use super::api::{FlowLine, Problem, ProblemCode};
+use super::server::{Shared, find, problem};
+use crate::driver::{FlowList, FlowsError, error_chain};
+
+/// So long may a reader take nothing. The agent's own memory does not suffer meanwhile, but a thread and a place do.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines go out in pieces of about this size.
+const CHUNK: usize = 32 * 1024;
+/// Pieces that may wait at each of the two places.
+const WAITING: usize = 4;
+
+#[derive(Deserialize)]
+pub struct FlowsQuery {
+    cluster: Option<String>,
+    source_port: Option<u16>,
+}
+
+pub async fn flows(
+    State(agent): Shared,
+    query: Result<Query<FlowsQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|e| problem(ProblemCode::BadRequest, e.body_text()))?;
+    let cluster = query.cluster.map(|name| find(&agent, &name)).transpose()?.map(|(name, _)| name);
+    let list = agent.flows(cluster.as_ref(), query.source_port).await.map_err(|error| match error {
+        FlowsError::Busy => Problem {
+            hint: Some("try again when one of them is through".to_owned()),
+            ..problem(ProblemCode::Busy, error.to_string())
+        },
+        FlowsError::Datapath(_) | FlowsError::Gone(_) => problem(ProblemCode::Failed, error_chain(&error)),
+    })?;
+    let failed = |e: io::Error| problem(ProblemCode::Failed, format!("cannot start a thread: {e}"));
+    let pieces = start(list, PATIENCE).map_err(failed)?;
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::new(Pieces(pieces))).into_response())
+}
+
+/// What goes through the channels.
+enum Piece {
+    Lines(Bytes),
+    /// The list is whole, or has said that it is not.
+    End,
+}
+
+/// Reads the list on a thread of its own. What comes out ends without [`Piece::End`] when nobody took it in time.
+fn start(list: FlowList, patience: Duration) -> io::Result<mpsc::Receiver<Piece>> {
+    let (lines, mut read) = mpsc::channel(WAITING);
+    let (pieces, taken) = mpsc::channel(WAITING);
+    std::thread::Builder::new().name("flows".to_owned()).spawn(move || write_lines(list, &lines))?;
+    tokio::spawn(async move {
+        while let Some(piece) = read.recv().await {
+            match pieces.send_timeout(piece, patience).await {
+                Ok(()) => {}
+                Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                    tracing::info!(?patience, "a list of flows is not taken and is broken off");
+                    return;
+                }
+                Err(mpsc::error::SendTimeoutError::Closed(_)) => return,
+            }
+        }
+    });
+    Ok(taken)
+}
+
+fn write_lines(list: FlowList, out: &mpsc::Sender<Piece>) {
+    let mut lines = Vec::with_capacity(CHUNK * 2);
+    let mut broken_off = false;
+    let read = list.read(|cluster, flow| {
+        put_line(&mut lines, &line(cluster, flow));
+        if lines.len() < CHUNK {
+            return ControlFlow::Continue(());
+        }
+        let piece = Piece::Lines(Bytes::copy_from_slice(&lines));
+        lines.clear();
+        broken_off = out.blocking_send(piece).is_err();
+        if broken_off { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if broken_off {
+        return;
+    }
+    if let Err(error) = read {
+        tracing::warn!(error = error_chain(&error), "flows could not be listed to the end");
+        put_line(&mut lines, &problem(ProblemCode::Failed, error_chain(&error)));
+    }
+    // Nobody may be there any more to take them.
+    let _ = out.blocking_send(Piece::Lines(lines.into())).and_then(|()| out.blocking_send(Piece::End));
+}
+
+fn put_line(lines: &mut Vec<u8>, line: &impl serde::Serialize) {
+    let before = lines.len();
+    if let Err(error) = serde_json::to_writer(&mut *lines, line) {
+        // Not possible with these types; half a line must not stay.
+        tracing::error!(%error, "a line cannot be written as JSON");
+        lines.truncate(before);
+        return;
+    }
+    lines.push(b'\n');
+}
+
+fn line(cluster: &ClusterName, flow: &Flow) -> FlowLine {
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    FlowLine {
+        cluster: cluster.clone(),
+        client: flow.tuple.client,
+        listener: flow.tuple.listener,
+        seen_as: flow.seen_as,
+        backend: flow.backend,
+        state: match flow.phase {
+            Phase::Opening => "opening",
+            Phase::Established => "established",
+            Phase::Closing => "closing",
+        }
+        .to_owned(),
+        age_ms: flow.age.map(milliseconds),
+        idle_ms: flow.idle.map(milliseconds),
+        bytes_to_backend: flow.traffic.map(|traffic| traffic.to_backend),
+        bytes_to_client: flow.traffic.map(|traffic| traffic.to_client),
+    }
+}
+
+/// The pieces as a body.
+struct Pieces(mpsc::Receiver<Piece>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Poll::Ready(match ready!(self.0.poll_recv(context)) {
+            Some(Piece::Lines(lines)) => Some(Ok(Frame::data(lines))),
+            Some(Piece::End) => None,
+            None => Some(Err(io::Error::other("the list was broken off"))),
+        })
+    }
+}
