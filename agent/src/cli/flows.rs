@@ -25,7 +25,7 @@ fn path(options: &args::Flows) -> String {
 }
 
 async fn write_table(mut lines: Lines, path: &str, options: &args::Flows) -> Result<(), Failure> {
-    let mut out = Stream::new();
+    let mut out = Stream::default();
     let mut columns = None;
     let mut unknown = Unknown::default();
     while let Some(line) = lines.next().await? {
@@ -53,7 +53,7 @@ async fn write_table(mut lines: Lines, path: &str, options: &args::Flows) -> Res
 
 /// One object, as of every listing. It is left open when the list breaks off, so that nobody takes it for the whole.
 async fn write_json(mut lines: Lines, path: &str) -> Result<(), Failure> {
-    let mut out = Stream::new();
+    let mut out = Stream::default();
     out.put(format_args!("{{\"schema_version\":{SCHEMA_VERSION},\"flows\":["));
     let mut between = "";
     while let Some(line) = lines.next().await? {
@@ -197,7 +197,11 @@ mod tests {
         insta::assert_snapshot!(table(&[
             flow("10.1.2.3:1", "10.0.0.2:3306", "10.0.0.2:41234", "10.0.0.11:3306"),
             flow("255.255.255.255:65535", "10.0.0.2:3306", "10.0.0.2:1024", "10.0.0.11:3306"),
-        ]), @"");
+        ]), @r"
+        CLIENT                 LISTENER               SEEN AS                BACKEND                STATE           AGE    IDLE        BYTES IN       BYTES OUT
+        10.1.2.3:1             10.0.0.2:3306          10.0.0.2:41234         10.0.0.11:3306         established   3m07s       -      4294967295              64
+        255.255.255.255:65535  10.0.0.2:3306          10.0.0.2:1024          10.0.0.11:3306         established   3m07s       -      4294967295              64
+        ");
         let wide = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
         let text = table(&[
             flow("[::1]:1", "[fd00::2]:3306", "[fd00::2]:41234", "[fd00::11]:3306"),

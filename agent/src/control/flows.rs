@@ -161,3 +161,104 @@ impl hyper::body::Body for Pieces {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use shunt_core::datapath::{DatapathError, Meter, Refused, Usage};
+    use shunt_core::flow::{FlowFilter, Tuple};
+
+    use super::*;
+
+    const LISTENER: &str = "10.0.0.2:3306";
+
+    /// Tells the same flow over and over: so many times and then fails, or until nobody wants more. Says when it is done.
+    struct Endless {
+        fails_after: Option<u32>,
+        _done: tokio::sync::oneshot::Sender<()>,
+    }
+
+    impl Meter for Endless {
+        fn connections(&mut self, _: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
+            unreachable!("only flows are listed")
+        }
+
+        fn flows(
+            &mut self,
+            _: &FlowFilter,
+            each: &mut dyn FnMut(Flow) -> ControlFlow<()>,
+        ) -> Result<(), DatapathError> {
+            let address = |text: &str| text.parse().unwrap();
+            let flow = Flow {
+                tuple: Tuple { client: address("10.1.2.3:40000"), listener: address(LISTENER) },
+                backend: address("10.0.0.11:3306"),
+                seen_as: address("10.0.0.2:41234"),
+                phase: Phase::Established,
+                traffic: None,
+                age: None,
+                idle: Some(Duration::from_secs(7)),
+            };
+            let mut told = 0;
+            loop {
+                if self.fails_after == Some(told) {
+                    return Err(DatapathError::Unsupported("enough of this".to_owned()));
+                }
+                if each(flow).is_break() {
+                    return Ok(());
+                }
+                told += 1;
+            }
+        }
+
+        fn usage(&mut self, _: &[SocketAddr]) -> Result<Usage, DatapathError> {
+            unreachable!("only flows are listed")
+        }
+
+        fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
+            unreachable!("only flows are listed")
+        }
+    }
+
+    /// The list, and what tells that its reading is over.
+    fn list(fails_after: Option<u32>) -> (FlowList, tokio::sync::oneshot::Receiver<()>) {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let clusters = [(LISTENER.parse().unwrap(), ClusterName::new("orders").unwrap())].into();
+        (FlowList::of(Box::new(Endless { fails_after, _done: sender }), clusters), done)
+    }
+
+    #[tokio::test]
+    async fn a_list_that_nobody_takes_is_broken_off_and_never_looks_whole() {
+        let (list, done) = list(None);
+        let mut pieces = start(list, Duration::from_millis(10)).unwrap();
+        done.await.expect_err("the meter is dropped when its reading is over");
+        let mut taken = 0;
+        while let Some(piece) = pieces.recv().await {
+            assert!(matches!(piece, Piece::Lines(_)));
+            taken += 1;
+        }
+        assert!(taken <= WAITING, "{taken} pieces waited");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_gone_ends_the_reading() {
+        let (list, done) = list(None);
+        let pieces = start(list, PATIENCE).unwrap();
+        drop(pieces);
+        done.await.expect_err("the meter is dropped when its reading is over");
+    }
+
+    #[tokio::test]
+    async fn a_list_that_fails_says_so_in_its_last_line() {
+        let (list, _done) = list(Some(3));
+        let mut pieces = start(list, PATIENCE).unwrap();
+        let Some(Piece::Lines(text)) = pieces.recv().await else { panic!("there are lines") };
+        assert!(matches!(pieces.recv().await, Some(Piece::End)));
+        let lines: Vec<_> = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
+        let flow: FlowLine = serde_json::from_slice(lines[0]).unwrap();
+        assert_eq!((flow.seen_as.port(), flow.idle_ms, flow.age_ms), (41_234, Some(7_000), None));
+        let last: Problem = serde_json::from_slice(lines[3]).unwrap();
+        assert!(last.error.contains("enough of this"), "{}", last.error);
+    }
+}

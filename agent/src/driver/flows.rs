@@ -10,7 +10,7 @@ use shunt_core::datapath::{DatapathError, Meter};
 use shunt_core::flow::{Flow, FlowFilter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::agent::{Agent, read};
+use super::agent::Agent;
 use super::worker::Gone;
 
 /// So many lists at a time: each costs a core while it is read, and a thread while nobody takes it.
@@ -50,17 +50,22 @@ impl Agent {
     pub async fn flows(&self, cluster: Option<&ClusterName>, source_port: Option<u16>) -> Result<FlowList, FlowsError> {
         let permit = self.readers.0.clone().try_acquire_owned().map_err(|_| FlowsError::Busy)?;
         let meter = self.shared.datapath.run(|datapath| datapath.meter()).await??;
-        let clusters = read(&self.clusters)
-            .values()
-            .filter(|handle| cluster.is_none_or(|wanted| handle.config.name == *wanted))
-            .flat_map(|handle| handle.config.listeners.iter().map(|l| (l.address, handle.config.name.clone())))
-            .collect::<BTreeMap<_, _>>();
+        let mut clusters = self.listeners();
+        clusters.retain(|_, name| cluster.is_none_or(|wanted| name == wanted));
         let filter = FlowFilter { listeners: clusters.keys().copied().collect(), source_port };
         Ok(FlowList { meter, filter, clusters, _permit: permit })
     }
 }
 
 impl FlowList {
+    /// A list that a meter of the test's own tells.
+    #[cfg(test)]
+    pub fn of(meter: Box<dyn Meter>, clusters: BTreeMap<SocketAddr, ClusterName>) -> Self {
+        let permit = Readers::default().0.try_acquire_owned().expect("these readers are nobody else's");
+        let filter = FlowFilter { listeners: clusters.keys().copied().collect(), source_port: None };
+        Self { meter, filter, clusters, _permit: permit }
+    }
+
     /// Calls `each` with every flow and its cluster until it breaks off. Blocks; IPv4 comes before IPv6.
     pub fn read(mut self, mut each: impl FnMut(&ClusterName, &Flow) -> ControlFlow<()>) -> Result<(), DatapathError> {
         let clusters = &self.clusters;

@@ -7,11 +7,13 @@ pub struct Stream {
     out: BufWriter<Stdout>,
 }
 
-impl Stream {
-    pub fn new() -> Self {
+impl Default for Stream {
+    fn default() -> Self {
         Self { out: BufWriter::with_capacity(64 * 1024, std::io::stdout()) }
     }
+}
 
+impl Stream {
     /// Text without a newline of its own.
     pub fn put(&mut self, text: std::fmt::Arguments<'_>) {
         let written = self.out.write_fmt(text);

@@ -81,7 +81,8 @@ impl Details {
             return None;
         }
         let remaining = self.remaining?;
-        if self.unacknowledged {
+        // A packet may have come between the reading of the one and the other; then the long timeout is still the one.
+        if self.unacknowledged && remaining <= timeouts.unacknowledged {
             return timeouts.established.min(timeouts.unacknowledged).checked_sub(remaining);
         }
         // A closed window or a third retransmission sets the short one too, and the entry does not tell of it.

@@ -106,7 +106,7 @@ fn idle_time_is_told_only_where_the_timeout_is_known() {
         // Short of one or the other: the window may be closed.
         (false, 300, None),
         (true, 299, Some(1)),
-        (true, 301, None),
+        (true, 301, Some(431_699)),
     ] {
         let told = details(unacknowledged, remaining).idle(&TIMEOUTS);
         assert_eq!(told, idle.map(Duration::from_secs), "{unacknowledged} {remaining}");
