@@ -6,6 +6,7 @@ mod cluster;
 mod flows;
 mod journal;
 mod reload;
+mod usage;
 mod watch;
 mod worker;
 
