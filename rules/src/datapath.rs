@@ -8,19 +8,19 @@ mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Refused, Severed, Usage};
-use shunt_core::flow::{Flow, FlowFilter, Tuple};
+use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
+use shunt_core::flow::Tuple;
 
 use crate::conntrack::Conntrack;
 use crate::conntrack::entry::Entry;
 use crate::drift::{Wording, compare, our_wording};
 use crate::element::{Key, Pair};
 use crate::hold::Hold;
+use crate::meter::NftMeter;
 use crate::netlink::batch::Batch;
 use crate::netlink::read::{self, Snapshot};
 use crate::netlink::socket::Netlink;
@@ -315,8 +315,8 @@ impl Datapath for NftDatapath {
     }
 
     fn meter(&self) -> Result<Box<dyn Meter>, DatapathError> {
-        let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
-        Ok(Box::new(conntrack))
+        let meter = NftMeter::open(&self.table).map_err(kernel("open a netlink socket for conntrack"))?;
+        Ok(Box::new(meter))
     }
 
     fn committed(&self) -> Vec<Held> {
@@ -343,28 +343,6 @@ impl Datapath for NftDatapath {
         let entries = self.conntrack.find(&pairs).map_err(tried())?;
         self.conntrack.delete(&entries).map_err(tried())?;
         Ok(())
-    }
-}
-
-impl Meter for Conntrack {
-    fn connections(&mut self, listeners: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
-        self.count(listeners.iter().copied()).map_err(kernel("count conntrack's entries"))
-    }
-
-    fn flows(
-        &mut self,
-        _filter: &FlowFilter,
-        _each: &mut dyn FnMut(Flow) -> ControlFlow<()>,
-    ) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("flows cannot be listed yet".to_owned()))
-    }
-
-    fn usage(&mut self, _listeners: &[SocketAddr]) -> Result<Usage, DatapathError> {
-        Err(DatapathError::Unsupported("usage cannot be told yet".to_owned()))
-    }
-
-    fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
-        Err(DatapathError::Unsupported("refused connections are not counted yet".to_owned()))
     }
 }
 

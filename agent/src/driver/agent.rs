@@ -16,7 +16,9 @@ use shunt_rules::{NftDatapath, Notices, Options};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
+use super::flows::Readers;
 use super::journal::Journal;
+use super::usage::{self, Watched};
 use super::watch;
 use super::worker::Worker;
 use crate::clock::Clock;
@@ -74,7 +76,9 @@ pub struct Agent {
     pub(super) shared: Shared,
     pub(super) settings: AgentConfig,
     /// On a thread of its own: a dump of many flows must not stand before a swap.
-    meter: Worker<Box<dyn Meter>>,
+    pub(super) meter: Worker<Box<dyn Meter>>,
+    pub(super) readers: Readers,
+    pub(super) watched: RwLock<Watched>,
     flows_severed: AtomicU64,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
@@ -120,6 +124,8 @@ impl Agent {
             shared,
             settings,
             meter,
+            readers: Readers::default(),
+            watched: RwLock::default(),
             flows_severed: AtomicU64::new(0),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
@@ -152,6 +158,7 @@ impl Agent {
         }
         agent.drop_orphans().await;
         watch::start(agent.clone(), notices)?;
+        usage::start(agent.clone());
         Ok(agent)
     }
 
@@ -220,6 +227,7 @@ impl Agent {
             let message = format!("no space left under {}: history is not written", self.paths.state.display());
             alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
         }
+        alarms.extend(self.usage_alarms());
         let lost = self.shared.journal.lost();
         if lost > 0 {
             let message = format!("{lost} lines of history could not be written since the agent started");
@@ -230,8 +238,7 @@ impl Agent {
 
     /// The established connections through each listener; `None` when the kernel cannot be asked.
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
-        let listeners: Vec<_> =
-            read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
+        let listeners: Vec<_> = self.listeners().into_keys().collect();
         match self.meter.run(move |meter| meter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {

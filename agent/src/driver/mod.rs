@@ -3,13 +3,16 @@
 
 mod agent;
 mod cluster;
+mod flows;
 mod journal;
 mod reload;
+mod usage;
 mod watch;
 mod worker;
 
 pub use agent::{Agent, Paths, StartError};
 pub use cluster::{Request, error_chain};
+pub use flows::{FlowList, FlowsError};
 pub use journal::{Journal, JournalError};
 pub use reload::ReloadError;
 pub use worker::Worker;

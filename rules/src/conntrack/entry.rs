@@ -7,6 +7,7 @@ use shunt_core::flow::Tuple as Flow;
 
 use crate::element::Pair;
 use crate::netlink::HEADERS;
+use crate::schema::Family;
 use crate::tlv;
 
 // linux/netfilter/nfnetlink_conntrack.h
@@ -76,11 +77,11 @@ impl Entry {
     }
 }
 
-/// An address that stands for any, of the same family.
-pub fn unspecified(like: &SocketAddr) -> SocketAddr {
-    match like {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// An address that stands for any of the family.
+pub fn unspecified(family: Family) -> SocketAddr {
+    match family {
+        Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 

@@ -115,6 +115,10 @@ pub enum AlarmKind {
     ConfigBroken,
     /// The status page and the metrics cannot be served.
     PagesFailed,
+    /// The table of connections is almost full.
+    ConntrackFilling,
+    /// A source address has almost no ports left towards a server.
+    PortsRunningOut,
 }
 
 impl AlarmKind {
@@ -133,6 +137,8 @@ impl AlarmKind {
             Self::NotInForce => "not in force",
             Self::ConfigBroken => "configuration broken",
             Self::PagesFailed => "pages failed",
+            Self::ConntrackFilling => "conntrack filling",
+            Self::PortsRunningOut => "ports running out",
         }
     }
 }
