@@ -1,0 +1,217 @@
+//! The ways from client to server that are compared. Each has a proxy host of its own, and all those hosts are made
+//! alike: conntrack in a namespace costs whatever passes through that namespace, and no way shall pay for another.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use shunt_tests::scratch::Dir;
+use shunt_tests::{Host, Lan, Process, eventually, netns};
+
+use super::load::{Row, connect};
+use super::select::Selects;
+use super::{MYSQL, TCP};
+use crate::bench::driver::Driver;
+use crate::setup::rivals::Rival;
+
+/// A way's proxy must serve within this time of its start.
+const START: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Direct,
+    Iptables,
+    /// The reference: what NAT by a map costs, with nothing else.
+    BareMap,
+    Shunt,
+    Rival(Rival),
+}
+
+impl Kind {
+    pub const ALL: [Self; 6] = [
+        Self::Direct,
+        Self::Iptables,
+        Self::BareMap,
+        Self::Shunt,
+        Self::Rival(Rival::Haproxy),
+        Self::Rival(Rival::MysqlRouter),
+    ];
+
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Iptables => "iptables DNAT + MASQUERADE",
+            Self::BareMap => "bare nft map",
+            Self::Shunt => "shunt-nft",
+            Self::Rival(Rival::Haproxy) => "HAProxy, tcp mode",
+            Self::Rival(Rival::MysqlRouter) => "MySQL Router, passthrough",
+        }
+    }
+
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Iptables => "iptables",
+            Self::BareMap => "bare_map",
+            Self::Shunt => "shunt_nft",
+            Self::Rival(Rival::Haproxy) => "haproxy",
+            Self::Rival(Rival::MysqlRouter) => "mysql_router",
+        }
+    }
+
+    pub fn carries(self, row: Row) -> bool {
+        // It speaks MySQL only.
+        self != Self::Rival(Rival::MysqlRouter) || row == Row::Select
+    }
+}
+
+/// A way that is ready. Fields drop in order: what runs on the host ends before it.
+pub struct Way {
+    pub kind: Kind,
+    /// What exactly it is: a version.
+    pub version: Option<String>,
+    /// Where its clients connect.
+    address: std::net::IpAddr,
+    _driver: Option<Driver>,
+    _process: Option<Process>,
+    _dir: Option<Dir>,
+    _host: Option<Host>,
+}
+
+impl Way {
+    /// Sets it up; an error is the reason why there is none.
+    pub fn open(kind: Kind, number: u8, lan: &Lan, client: &Host, server: &Host, driver: &Path) -> Result<Self> {
+        let mut way =
+            Self { kind, version: None, address: server.v4(), _driver: None, _process: None, _dir: None, _host: None };
+        if kind != Kind::Direct {
+            let host = lan.host(kind.key(), number)?;
+            ready_for_many(&host)?;
+            host.forward()?;
+            way.address = host.v4();
+            way.lead(&host, server, driver)?;
+            way._host = Some(host);
+        }
+        let to = |row| way.to(row);
+        eventually(&format!("a way through {}", kind.title()), START, || {
+            client.ns().inside(|| -> Result<()> {
+                Selects::open(to(Row::Select))?.next()?;
+                if kind.carries(Row::RequestReply) {
+                    connect(to(Row::RequestReply))?;
+                }
+                Ok(())
+            })??;
+            Ok(Some(()))
+        })?;
+        Ok(way)
+    }
+
+    /// Where an operation's connections go.
+    pub fn to(&self, row: Row) -> SocketAddr {
+        SocketAddr::new(self.address, if row == Row::Select { MYSQL } else { TCP })
+    }
+
+    fn lead(&mut self, host: &Host, server: &Host, driver: &Path) -> Result<()> {
+        let (here, there) = (host.v4(), server.v4());
+        match self.kind {
+            Kind::Direct => {}
+            Kind::Iptables => {
+                let version = host.ns().run("iptables", &["--version"])?;
+                self.version = version.split_whitespace().nth(1).map(|word| word.trim_start_matches('v').to_owned());
+                for port in [MYSQL, TCP] {
+                    iptables(
+                        host,
+                        &format!("PREROUTING -d {here} --dport {port} -j DNAT --to-destination {there}:{port}"),
+                    )?;
+                    iptables(host, &format!("POSTROUTING -d {there} --dport {port} -j MASQUERADE"))?;
+                }
+            }
+            Kind::BareMap => host.ns().nft(&format!(
+                "table ip bare {{
+                    map to {{
+                        type ipv4_addr . inet_service : ipv4_addr . inet_service
+                        elements = {{ {here} . {MYSQL} : {there} . {MYSQL}, {here} . {TCP} : {there} . {TCP} }}
+                    }}
+                    chain prerouting {{
+                        type nat hook prerouting priority dstnat
+                        dnat ip to ip daddr . tcp dport map @to
+                    }}
+                    chain postrouting {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}
+                }}"
+            ))?,
+            Kind::Shunt => {
+                let mut driver = Driver::start(driver, host)?;
+                driver.lead(&[MYSQL, TCP].map(|port| (host.at(port), server.at(port))))?;
+                self._driver = Some(driver);
+            }
+            Kind::Rival(rival) => {
+                self.version = Some(rival.version()?);
+                let dir = Dir::new(self.kind.key())?;
+                let file = match rival {
+                    Rival::Haproxy => haproxy(host, server),
+                    Rival::MysqlRouter => router(host, server),
+                };
+                std::fs::write(dir.path().join("config"), file)?;
+                let mut command = rival.command(dir.path())?;
+                match rival {
+                    Rival::Haproxy => command.args(["-db", "-f", "/lab/config"]),
+                    Rival::MysqlRouter => command.args(["--user", "root", "-c", "/lab/config"]),
+                };
+                netns::enter_before_exec(&mut command, host.ns().path())?;
+                let log = dir.path().join("output");
+                self._process = Some(Process::spawn(rival.title(), command, Some(&log))?);
+                self._dir = Some(dir);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Thousands of connections a second must not run out of ports: a port is free again after a second, at both ends of
+/// whatever stands between.
+pub fn ready_for_many(host: &Host) -> Result<()> {
+    for (key, value) in [
+        ("ipv4/ip_local_port_range", "1024 65535"),
+        ("ipv4/tcp_tw_reuse", "1"),
+        ("netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
+    ] {
+        host.ns().sysctl(key, value)?;
+    }
+    Ok(())
+}
+
+fn iptables(host: &Host, rule: &str) -> Result<()> {
+    let mut words = vec!["--wait", "-t", "nat", "-p", "tcp", "-A"];
+    words.extend(rule.split(' '));
+    host.ns().run("iptables", &words).map(drop).context("iptables takes no rules here")
+}
+
+fn haproxy(host: &Host, server: &Host) -> String {
+    let mut text = "global\n  maxconn 2000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n".to_owned();
+    for port in [MYSQL, TCP] {
+        text += &format!("listen port{port}\n  bind {}\n  server db {}\n", host.at(port), server.at(port));
+    }
+    text
+}
+
+fn router(host: &Host, server: &Host) -> String {
+    format!(
+        "[DEFAULT]
+logging_folder=
+runtime_folder=/lab
+data_folder=/lab
+[logger]
+level=WARNING
+[routing:bench]
+bind_address={}
+bind_port={MYSQL}
+destinations={}
+routing_strategy=first-available
+protocol=classic
+client_ssl_mode=PASSTHROUGH
+server_ssl_mode=AS_CLIENT
+",
+        host.v4(),
+        server.at(MYSQL)
+    )
+}
