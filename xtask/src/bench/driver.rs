@@ -52,6 +52,10 @@ impl Driver {
         Ok(Self { orders, answers: BufReader::new(answers), process })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// One change: each of these listeners leads to its backend.
     pub fn lead(&mut self, pairs: &[(SocketAddr, SocketAddr)]) -> Result<Applied> {
         let mut order = "lead".to_owned();

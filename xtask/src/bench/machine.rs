@@ -11,7 +11,7 @@ pub struct Machine {
     processor: String,
     kernel: String,
     memory_gb: f64,
-    virtual_machine: bool,
+    is_virtual: bool,
     /// The part of its processor time that others used just before.
     others: f64,
 }
@@ -36,7 +36,7 @@ impl Machine {
             processor: field("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             kernel: kernel.trim().split('-').next().unwrap_or_default().to_owned(),
             memory_gb: kb / 1024.0 / 1024.0,
-            virtual_machine: field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+            is_virtual: field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             others,
         })
     }
@@ -47,7 +47,7 @@ impl Machine {
             "processor": self.processor,
             "kernel": self.kernel,
             "memory_gb": self.memory_gb,
-            "virtual_machine": self.virtual_machine,
+            "virtual_machine": self.is_virtual,
             "others_percent": self.others * 100.0,
         })
     }
@@ -65,7 +65,7 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.virtual_machine { " of a virtual machine" } else { "" };
+        let kind = if self.is_virtual { " of a virtual machine" } else { "" };
         let (cores, processor, kernel, memory) = (self.cores, &self.processor, &self.kernel, self.memory_gb);
         write!(f, "{cores} cores{kind} ({processor}), {memory:.0} GB, Linux {kernel}")
     }

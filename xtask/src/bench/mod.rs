@@ -6,6 +6,9 @@ mod datapath;
 mod driver;
 mod follow;
 mod machine;
+mod moment;
+mod sever;
+mod storm;
 mod swap;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +25,13 @@ pub enum Bench {
     Swap(Output),
     /// What the way through a proxy costs: direct, NAT without shunt, shunt, HAProxy, MySQL Router
     Datapath(datapath::Args),
+    /// When the ends of 1, 1,000 and 10,000 connections close after a swap; what reaches the old server after it
+    Sever(sever::Args),
+    /// New connections through fifty listeners while another is swapped every 20 ms
+    Storm(storm::Args),
+    /// One side of the connections of `sever`
+    #[command(hide = true)]
+    Side(sever::side::Args),
     /// From an outside promotion of a dead primary's replica to the mapping
     Follow(follow::Args),
     /// CPU and memory of an agent with 10, 50 and 100 clusters of three servers
@@ -47,6 +57,9 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Swap(output) => swap::run(output),
         Bench::Datapath(args) => datapath::run(args),
+        Bench::Sever(args) => sever::run(args),
+        Bench::Storm(args) => storm::run(args),
+        Bench::Side(args) => sever::side::run(args),
         Bench::Follow(args) => follow::run(args),
         Bench::Agent(args) => agent::run(args),
     }

@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -72,7 +73,7 @@ pub fn measure(row: Row, client: &Host, to: SocketAddr, length: Duration) -> Res
         std::thread::scope(|scope| {
             // A thread is born into the namespace of the one that starts it.
             let threads: Vec<_> = counts.iter().map(|count| scope.spawn(|| work(row, to, &stop, &count.0))).collect();
-            let cell = watch(row, &counts, length, || threads.iter().any(|thread| thread.is_finished()));
+            let cell = watch(row, &counts, length, || threads.iter().any(ScopedJoinHandle::is_finished));
             stop.store(true, Ordering::Relaxed);
             for thread in threads {
                 thread.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
@@ -154,7 +155,8 @@ pub fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn ask(stream: &mut TcpStream) -> Result<()> {
+/// One request and its reply.
+pub fn ask(stream: &mut TcpStream) -> Result<()> {
     stream.write_all(&[REPLY; MESSAGE])?;
     let mut reply = [0; MESSAGE];
     stream.read_exact(&mut reply).map_err(|error| match error.kind() {

@@ -5,12 +5,12 @@
 //! and *direct*, over the same LAN without a proxy, is what they are ratios to.
 
 mod figures;
-mod load;
+pub(super) mod load;
 mod picture;
 mod report;
 mod select;
-mod service;
-mod way;
+pub(super) mod service;
+pub(super) mod way;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +30,9 @@ use way::{Kind, Way};
 /// The ports of the two servers.
 const MYSQL: u16 = shunt_tests::server::PORT;
 const TCP: u16 = 7000;
+
+/// Twice the connections that are open at a time: a proxy's side may still be closing.
+const SERVING: usize = 2 * load::THREADS;
 
 /// How long one way is measured with one row in a round, and in a pair of two.
 const ALONE: Duration = Duration::from_secs(2);
@@ -69,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         select::prepare(&server)?;
         Ok(server)
     })?;
-    let service = Service::start(server.host(), server.host().at(TCP))?;
+    let service = Service::start(server.host(), server.host().at(TCP), SERVING)?;
     let mut ways = Vec::new();
     let mut skipped = Vec::new();
     for (number, kind) in (PROXIES..).zip(Kind::ALL) {

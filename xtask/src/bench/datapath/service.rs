@@ -22,19 +22,17 @@ pub const BLOCK: usize = 128 * 1024;
 pub const REPLY: u8 = b'r';
 pub const BULK: u8 = b'b';
 
-/// Twice the connections that are open at a time: a proxy's side may still be closing.
-const THREADS: usize = 16;
-
 pub struct Service {
     listener: Arc<TcpListener>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Service {
-    pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+    /// `threads` is how many connections can be served at a time; others wait.
+    pub fn start(host: &Host, address: SocketAddr, threads: usize) -> Result<Self> {
         let listener = host.ns().inside(|| TcpListener::bind(address))?;
         let listener = Arc::new(listener.with_context(|| format!("cannot listen at {address}"))?);
-        let threads = (0..THREADS)
+        let threads = (0..threads)
             .map(|_| {
                 let listener = Arc::clone(&listener);
                 std::thread::spawn(move || {

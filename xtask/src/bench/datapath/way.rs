@@ -1,11 +1,12 @@
 //! The ways from client to server that are compared. Each has a proxy host of its own, and all those hosts are made
 //! alike: conntrack in a namespace costs whatever passes through that namespace, and no way shall pay for another.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use shunt_tests::jail::INSIDE;
 use shunt_tests::scratch::Dir;
 use shunt_tests::{Host, Lan, Process, eventually, netns};
 
@@ -66,32 +67,38 @@ impl Kind {
     }
 }
 
-/// A way that is ready. Fields drop in order: what runs on the host ends before it.
+/// A way that is ready.
 pub struct Way {
     pub kind: Kind,
     /// What exactly it is: a version.
     pub version: Option<String>,
     /// Where its clients connect.
-    address: std::net::IpAddr,
+    address: IpAddr,
+    // Fields drop in order: what runs on the host ends before it.
+    _running: Running,
+    _host: Option<Host>,
+}
+
+/// What a way needs while it is used.
+#[derive(Default)]
+struct Running {
     _driver: Option<Driver>,
     _process: Option<Process>,
     _dir: Option<Dir>,
-    _host: Option<Host>,
 }
 
 impl Way {
     /// Sets it up; an error is the reason why there is none.
     pub fn open(kind: Kind, number: u8, lan: &Lan, client: &Host, server: &Host, driver: &Path) -> Result<Self> {
-        let mut way =
-            Self { kind, version: None, address: server.v4(), _driver: None, _process: None, _dir: None, _host: None };
-        if kind != Kind::Direct {
+        let way = if kind == Kind::Direct {
+            Self { kind, version: None, address: server.v4(), _running: Running::default(), _host: None }
+        } else {
             let host = lan.host(kind.key(), number)?;
             ready_for_many(&host)?;
             host.forward()?;
-            way.address = host.v4();
-            way.lead(&host, server, driver)?;
-            way._host = Some(host);
-        }
+            let running = lead(kind, &host, server, driver)?;
+            Self { kind, version: version(kind, &host)?, address: host.v4(), _running: running, _host: Some(host) }
+        };
         let to = |row| way.to(row);
         eventually(&format!("a way through {}", kind.title()), START, || {
             client.ns().inside(|| -> Result<()> {
@@ -110,61 +117,69 @@ impl Way {
     pub fn to(&self, row: Row) -> SocketAddr {
         SocketAddr::new(self.address, if row == Row::Select { MYSQL } else { TCP })
     }
+}
 
-    fn lead(&mut self, host: &Host, server: &Host, driver: &Path) -> Result<()> {
-        let (here, there) = (host.v4(), server.v4());
-        match self.kind {
-            Kind::Direct => {}
-            Kind::Iptables => {
-                let version = host.ns().run("iptables", &["--version"])?;
-                self.version = version.split_whitespace().nth(1).map(|word| word.trim_start_matches('v').to_owned());
-                for port in [MYSQL, TCP] {
-                    iptables(
-                        host,
-                        &format!("PREROUTING -d {here} --dport {port} -j DNAT --to-destination {there}:{port}"),
-                    )?;
-                    iptables(host, &format!("POSTROUTING -d {there} --dport {port} -j MASQUERADE"))?;
-                }
-            }
-            Kind::BareMap => host.ns().nft(&format!(
-                "table ip bare {{
-                    map to {{
-                        type ipv4_addr . inet_service : ipv4_addr . inet_service
-                        elements = {{ {here} . {MYSQL} : {there} . {MYSQL}, {here} . {TCP} : {there} . {TCP} }}
-                    }}
-                    chain prerouting {{
-                        type nat hook prerouting priority dstnat
-                        dnat ip to ip daddr . tcp dport map @to
-                    }}
-                    chain postrouting {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}
-                }}"
-            ))?,
-            Kind::Shunt => {
-                let mut driver = Driver::start(driver, host)?;
-                driver.lead(&[MYSQL, TCP].map(|port| (host.at(port), server.at(port))))?;
-                self._driver = Some(driver);
-            }
-            Kind::Rival(rival) => {
-                self.version = Some(rival.version()?);
-                let dir = Dir::new(self.kind.key())?;
-                let file = match rival {
-                    Rival::Haproxy => haproxy(host, server),
-                    Rival::MysqlRouter => router(host, server),
-                };
-                std::fs::write(dir.path().join("config"), file)?;
-                let mut command = rival.command(dir.path())?;
-                match rival {
-                    Rival::Haproxy => command.args(["-db", "-f", "/lab/config"]),
-                    Rival::MysqlRouter => command.args(["--user", "root", "-c", "/lab/config"]),
-                };
-                netns::enter_before_exec(&mut command, host.ns().path())?;
-                let log = dir.path().join("output");
-                self._process = Some(Process::spawn(rival.title(), command, Some(&log))?);
-                self._dir = Some(dir);
+fn version(kind: Kind, host: &Host) -> Result<Option<String>> {
+    Ok(match kind {
+        // iptables v1.8.9 (nf_tables)
+        Kind::Iptables => {
+            let text = host.ns().run("iptables", &["--version"])?;
+            text.split_whitespace().nth(1).map(|word| word.trim_start_matches('v').to_owned())
+        }
+        Kind::Rival(rival) => Some(rival.version()?),
+        Kind::Direct | Kind::BareMap | Kind::Shunt => None,
+    })
+}
+
+/// Has the proxy's host lead both ports to the server.
+fn lead(kind: Kind, host: &Host, server: &Host, driver: &Path) -> Result<Running> {
+    let (here, there) = (host.v4(), server.v4());
+    match kind {
+        Kind::Direct => {}
+        Kind::Iptables => {
+            for port in [MYSQL, TCP] {
+                let to = format!("PREROUTING -d {here} --dport {port} -j DNAT --to-destination {there}:{port}");
+                iptables(host, &to)?;
+                iptables(host, &format!("POSTROUTING -d {there} --dport {port} -j MASQUERADE"))?;
             }
         }
-        Ok(())
+        Kind::BareMap => host.ns().nft(&format!(
+            "table ip bare {{
+                map to {{
+                    type ipv4_addr . inet_service : ipv4_addr . inet_service
+                    elements = {{ {here} . {MYSQL} : {there} . {MYSQL}, {here} . {TCP} : {there} . {TCP} }}
+                }}
+                chain prerouting {{ type nat hook prerouting priority dstnat; dnat ip to ip daddr . tcp dport map @to; }}
+                chain postrouting {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}
+            }}"
+        ))?,
+        Kind::Shunt => {
+            let mut driver = Driver::start(driver, host)?;
+            driver.lead(&[MYSQL, TCP].map(|port| (host.at(port), server.at(port))))?;
+            return Ok(Running { _driver: Some(driver), ..Running::default() });
+        }
+        Kind::Rival(rival) => return start(rival, host, server),
     }
+    Ok(Running::default())
+}
+
+fn start(rival: Rival, host: &Host, server: &Host) -> Result<Running> {
+    let dir = Dir::new(host.name())?;
+    let config = match rival {
+        Rival::Haproxy => haproxy(host, server),
+        Rival::MysqlRouter => router(host, server),
+    };
+    std::fs::write(dir.path().join("config"), config)?;
+    let inside = format!("{INSIDE}/config");
+    let mut command = rival.command(dir.path())?;
+    match rival {
+        Rival::Haproxy => command.args(["-db", "-f", &inside]),
+        Rival::MysqlRouter => command.args(["--user", "root", "-c", &inside]),
+    };
+    netns::enter_before_exec(&mut command, host.ns().path())?;
+    let log = dir.path().join("output");
+    let process = Process::spawn(rival.title(), command, Some(&log))?;
+    Ok(Running { _process: Some(process), _dir: Some(dir), _driver: None })
 }
 
 /// Thousands of connections a second must not run out of ports: a port is free again after a second, at both ends of
@@ -198,8 +213,8 @@ fn router(host: &Host, server: &Host) -> String {
     format!(
         "[DEFAULT]
 logging_folder=
-runtime_folder=/lab
-data_folder=/lab
+runtime_folder={INSIDE}
+data_folder={INSIDE}
 [logger]
 level=WARNING
 [routing:bench]
