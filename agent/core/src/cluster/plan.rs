@@ -61,7 +61,7 @@ pub fn plan(view: View<'_>, basis: Basis<'_>) -> Plan {
                 limit: listener.max_connections,
                 limit_per_source: listener.max_connections_per_source,
             },
-            lease: None,
+            lease: view.config.lease,
         })
         .collect();
     Plan { cluster: view.config.name.clone(), epoch: basis.epoch, primary: view.primary, mappings }

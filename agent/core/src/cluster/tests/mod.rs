@@ -71,6 +71,8 @@ pub fn config(servers: u8) -> ClusterConfig {
             listener(ListenerRole::Primary, writer()),
             ListenerConfig { fallback: Fallback::None, ..listener(ListenerRole::Replica, reader()) },
         ],
+        lease: None,
+        near: None,
     }
 }
 
