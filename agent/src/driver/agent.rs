@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use shunt_core::cluster::{Alarm, AlarmKind, ClusterStatus, Entry, Pause, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::datapath::{Change, Datapath, DatapathError, Meter, Severed};
+use shunt_core::datapath::{Change, Datapath, DatapathError, Meter};
 use shunt_core::mapping::Leaving;
 use shunt_core::{ClusterName, Mono};
 use shunt_rules::{NftDatapath, Notices, Options};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
+use super::host::{self, Sight};
 use super::journal::Journal;
-use super::watch;
+use super::lease::{self, Leases};
 use super::worker::Worker;
+use super::{severed, watch};
 use crate::clock::Clock;
 use crate::config::{self, AgentConfig, Credentials, Loaded};
 use crate::store::{Store, StoreError};
@@ -75,7 +77,8 @@ pub struct Agent {
     pub(super) settings: AgentConfig,
     /// On a thread of its own: a dump of many flows must not stand before a swap.
     meter: Worker<Box<dyn Meter>>,
-    flows_severed: AtomicU64,
+    pub(super) leases: Leases,
+    pub(super) sight: Sight,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
     pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
@@ -106,7 +109,9 @@ impl Agent {
 
         let mut store = Store::open(&paths.state)?;
         let mut remembered = remember(&mut store, clock)?;
-        let datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
+        let mut datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
+        // First of all: leases may have run for long, and one that has run out must not be taken for an open listener.
+        let lapsed = datapath.renew()?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
         let notices = Notices::subscribe(vec![datapath.port_id()])?;
         let meter = Worker::start("meter", datapath.meter()?)?;
@@ -120,7 +125,8 @@ impl Agent {
             shared,
             settings,
             meter,
-            flows_severed: AtomicU64::new(0),
+            leases: Leases::default(),
+            sight: Sight::default(),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
             broken: RwLock::new(broken_paths(&loaded)),
@@ -138,10 +144,13 @@ impl Agent {
                 data: vec![("listeners_found", held.len().to_string())],
             },
         );
+        agent.keep_leases(agent.settings.lease);
+        lease::start(agent.clone());
         let mut starting = tokio::task::JoinSet::new();
         for config in loaded.clusters.clone() {
             let mut memory = remembered.remove(&config.name).unwrap_or_default();
             memory.held = held_by(&config, &held);
+            memory.lapsed.clone_from(&lapsed);
             let Some(login) = agent.login(&loaded, &config) else { continue };
             starting.spawn(ClusterHandle::start(config, login, memory, agent.shared.clone()));
         }
@@ -150,8 +159,12 @@ impl Agent {
                 agent.adopt(handle);
             }
         }
+        agent.keep_leases(None);
+        agent.note_strays(&lapsed);
         agent.drop_orphans().await;
         watch::start(agent.clone(), notices)?;
+        severed::start(agent.clone());
+        host::start(agent.clone());
         Ok(agent)
     }
 
@@ -213,6 +226,11 @@ impl Agent {
         if let Some(message) = read(&self.drift_alarm).clone() {
             alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
         }
+        if let Some(message) = read(&self.leases.alarm).clone() {
+            let message = format!("leases cannot be renewed: {message}");
+            alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
+        }
+        alarms.extend(self.sight.alarms());
         if let Some(message) = read(&self.pages_alarm).clone() {
             alarms.push((None, Alarm { kind: AlarmKind::PagesFailed, message }));
         }
@@ -242,13 +260,6 @@ impl Agent {
         }
     }
 
-    /// Flows that the datapath has ended because their backend left; `None` when its thread is gone.
-    pub async fn severed(&self) -> Option<u64> {
-        let finished: Vec<Severed> = self.shared.datapath.run(|datapath| datapath.severed()).await.ok()?;
-        let flows: u64 = finished.iter().map(|severed| severed.flows).sum();
-        Some(self.flows_severed.fetch_add(flows, Ordering::Relaxed) + flows)
-    }
-
     /// Whether every thread and every cluster's task gets round to its work within `patience`.
     pub async fn is_alive(&self, patience: Duration) -> bool {
         let tasks: Vec<_> = read(&self.clusters).values().map(ClusterHandle::requests).collect();
@@ -275,7 +286,10 @@ impl Agent {
     }
 
     pub(super) fn adopt(&self, handle: ClusterHandle) {
-        write(&self.clusters).insert(handle.config.name.clone(), handle);
+        let name = handle.config.name.clone();
+        let listeners: Vec<_> = handle.config.listeners.iter().map(|l| l.address).collect();
+        write(&self.clusters).insert(name.clone(), handle);
+        self.claim_lapses(&name, &listeners);
     }
 
     /// Whom to log in as. The loader refuses a cluster whose credentials are not defined, so there is always somebody.

@@ -3,8 +3,11 @@
 
 mod agent;
 mod cluster;
+mod host;
 mod journal;
+mod lease;
 mod reload;
+mod severed;
 mod watch;
 mod worker;
 

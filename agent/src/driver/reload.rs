@@ -57,6 +57,7 @@ impl Agent {
         if was == still || loaded.agent.is_none() {
             return;
         }
+        self.keep_leases(loaded.agent.as_ref().and_then(|agent| agent.lease));
         // Nothing but what was broken: a file that was edited or added since waits for a reload, like any other.
         let mended = |config: &ClusterConfig| {
             let path = path_of(&loaded, config);
@@ -80,6 +81,7 @@ impl Agent {
             }
         }
         *write(&self.broken) = still;
+        self.keep_leases(None);
         self.note_diagnostics(&loaded);
         for name in waiting {
             let message =
@@ -90,6 +92,8 @@ impl Agent {
     }
 
     async fn take(&self, loaded: Loaded) -> ReloadAnswer {
+        // Before the first lease is in the kernel, and until the last is gone.
+        self.keep_leases(loaded.agent.as_ref().and_then(|agent| agent.lease));
         let before: BTreeMap<ClusterName, ClusterConfig> =
             read(&self.clusters).iter().map(|(name, handle)| (name.clone(), handle.config.clone())).collect();
         let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();
@@ -133,6 +137,7 @@ impl Agent {
         }
         // What could not be started is tried again, and until then its listeners are not taken for nobody's.
         *write(&self.broken) = refused.iter().filter_map(|config| path_of(&loaded, config).cloned()).collect();
+        self.keep_leases(None);
         self.note_diagnostics(&loaded);
         for config in refused {
             let message = "it could not be started, see `shunt events`; it is tried again every 10 s";
