@@ -143,6 +143,9 @@ each_flavour! {
         scene.agent.shunt_ok(&["reload"])?;
         let refused = connect(&scene.client, second, SOON).expect_err("the listener is gone");
         ensure!(format!("{refused:#}").contains("refused"), "{refused:#}");
+        let list = scene.agent.list()?;
+        let drained = list["listeners"].as_array().into_iter().flatten().find(|l| l["listener"] == second.to_string());
+        ensure!(drained.is_some_and(|l| l["state"] == "drained" && l["cluster"] == "more" && l["connections"] == 1), "{list}");
         flow.write_all(&[1, 0, 0, 1, 1])?;
         ensure!(flow.read(&mut greeting)? > 0, "the flow is still there to be answered");
 

@@ -16,6 +16,7 @@ use shunt_rules::{NftDatapath, Notices, Options};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
+use super::departed::Departed;
 use super::host::{self, Sight};
 use super::journal::Journal;
 use super::lease::{self, Leases};
@@ -64,6 +65,14 @@ impl StartError {
             Self::Datapath(DatapathError::InUse { .. }) => {
                 Some("stop the other agent, or give this one another `table` in [agent] of shunt.toml".to_owned())
             }
+            Self::Datapath(DatapathError::Kernel { what, .. }) if what.contains("raw socket") => Some(
+                "the agent needs CAP_NET_RAW: shunt.service grants it; a container must be given it (NET_RAW)".to_owned(),
+            ),
+            Self::Datapath(DatapathError::Kernel { what, .. }) if what.contains("nflog group") => Some(
+                "a group has one listener in a network namespace: another `table` in [agent] of shunt.toml takes other groups; \
+                 /proc/net/netfilter/nfnetlink_log shows the groups that are taken"
+                    .to_owned(),
+            ),
             Self::Datapath(_) => Some("`shunt doctor` examines what the kernel can do".to_owned()),
             Self::Config(_) | Self::Thread(_) => None,
         }
@@ -79,6 +88,7 @@ pub struct Agent {
     meter: Worker<Box<dyn Meter>>,
     pub(super) leases: Leases,
     pub(super) sight: Sight,
+    pub(super) departed: RwLock<Vec<Departed>>,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
     pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
@@ -127,6 +137,7 @@ impl Agent {
             meter,
             leases: Leases::default(),
             sight: Sight::default(),
+            departed: RwLock::default(),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
             broken: RwLock::new(broken_paths(&loaded)),
@@ -246,10 +257,9 @@ impl Agent {
         alarms
     }
 
-    /// The established connections through each listener; `None` when the kernel cannot be asked.
+    /// The established connections through each listener, departed ones included; `None` when the kernel cannot be asked.
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
-        let listeners: Vec<_> =
-            read(&self.clusters).values().flat_map(|c| c.config.listeners.iter().map(|l| l.address)).collect();
+        let listeners = self.listeners();
         match self.meter.run(move |meter| meter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {

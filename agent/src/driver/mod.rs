@@ -3,6 +3,7 @@
 
 mod agent;
 mod cluster;
+mod departed;
 mod host;
 mod journal;
 mod lease;
@@ -13,6 +14,7 @@ mod worker;
 
 pub use agent::{Agent, Paths, StartError};
 pub use cluster::{Request, error_chain};
+pub use departed::Departed;
 pub use journal::{Journal, JournalError};
 pub use reload::ReloadError;
 pub use worker::Worker;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use shunt_core::ClusterName;
 use shunt_core::cluster::{Alarm, AlarmKind, Entry, on_removal};
 use shunt_core::config::ClusterConfig;
+use shunt_core::mapping::Leaving;
 use tokio::sync::oneshot;
 
 use super::agent::{Agent, broken_paths, load, read, write};
@@ -98,6 +99,16 @@ impl Agent {
             read(&self.clusters).iter().map(|(name, handle)| (name.clone(), handle.config.clone())).collect();
         let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();
         let removed: Vec<_> = before.keys().filter(|name| !wanted.contains(name)).cloned().collect();
+        // A listener may have moved from one cluster to another: only those that no cluster has any more go.
+        let kept: BTreeSet<SocketAddr> =
+            loaded.clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
+        let gone: BTreeMap<SocketAddr, Leaving> = before
+            .values()
+            .flat_map(|c| &c.listeners)
+            .filter(|l| !kept.contains(&l.address))
+            .map(|l| (l.address, on_removal(l)))
+            .collect();
+        self.note_departures(&gone);
         for name in &removed {
             let handle = write(&self.clusters).remove(name);
             // What it is just sending to the kernel must not come after its listeners' removal.
@@ -110,16 +121,7 @@ impl Agent {
             self.forget_words(name).await;
         }
 
-        // A listener may have moved from one cluster to another: only those that no cluster has any more go.
-        let kept: BTreeSet<SocketAddr> =
-            loaded.clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
-        let gone = before
-            .values()
-            .flat_map(|c| &c.listeners)
-            .filter(|l| !kept.contains(&l.address))
-            .map(|l| (l.address, on_removal(l)))
-            .collect();
-        self.remove_listeners(gone).await;
+        self.remove_listeners(gone.into_iter().collect()).await;
 
         // Those that run first: one of them may give a listener up that a new one takes.
         let (mut added, mut changed, mut refused) = (Vec::new(), Vec::new(), Vec::new());
