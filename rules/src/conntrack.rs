@@ -3,12 +3,19 @@
 //! Dumps are streamed; memory does not grow with the number of flows. The kernel is asked to leave out what cannot be
 //! ours, and since older kernels ignore that, every entry is looked at again here.
 
+pub mod details;
 pub mod entry;
-pub mod reaper;
+pub mod filter;
+#[cfg(test)]
+mod recorded_tests;
+pub mod stats;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
+
+use shunt_core::flow::Tuple as Flow;
 
 use crate::element::Pair;
 use crate::netlink::socket::Netlink;
@@ -17,24 +24,27 @@ use crate::schema::Family;
 use crate::state::upkeep::Remaining;
 use crate::tlv;
 use entry::{Entry, put_tuple};
+use filter::Filter;
 
 /// linux/netfilter/nf_conntrack_tcp.h
-const TCP_ESTABLISHED: u8 = 3;
+pub(crate) const TCP_ESTABLISHED: u8 = 3;
 
 /// linux/netfilter/nfnetlink_conntrack.h
 pub(crate) const CTA_TUPLE_ORIG: u16 = 1;
 pub(crate) const CTA_TUPLE_REPLY: u16 = 2;
 pub(crate) const CTA_STATUS: u16 = 3;
 pub(crate) const CTA_PROTOINFO: u16 = 4;
+pub(crate) const CTA_TIMEOUT: u16 = 7;
+pub(crate) const CTA_COUNTERS_ORIG: u16 = 9;
+pub(crate) const CTA_COUNTERS_REPLY: u16 = 10;
 pub(crate) const CTA_ID: u16 = 12;
 pub(crate) const CTA_ZONE: u16 = 18;
-const CTA_FILTER: u16 = 25;
-const CTA_STATUS_MASK: u16 = 26;
+pub(crate) const CTA_TIMESTAMP: u16 = 20;
 
-const IPCTNL_MSG_CT_GET: i32 = 1;
 const IPCTNL_MSG_CT_DELETE: i32 = 2;
 
-const IPS_DST_NAT: u32 = 1 << 5;
+pub(crate) const IPS_SRC_NAT: u32 = 1 << 4;
+pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
 
 /// Up to so many pairs are looked for one by one, in the kernel; more are picked out of one dump of everything.
 const FILTERED: usize = 8;
@@ -106,11 +116,7 @@ impl Conntrack {
         if pairs.len() <= FILTERED {
             for pair in pairs {
                 let family = Family::of(&pair.listener);
-                entries.extend(self.dump(family, Filter::Pair(*pair), Vec::new, |found, entry| {
-                    if entry.pair() == *pair {
-                        found.push(entry);
-                    }
-                })?);
+                entries.extend(self.dump(family, Filter::Pair(*pair), Vec::new, Vec::push)?);
             }
         } else {
             for family in families(pairs.iter().map(|pair| &pair.listener)) {
@@ -120,6 +126,20 @@ impl Conntrack {
                     }
                 })?);
             }
+        }
+        Ok(entries)
+    }
+
+    /// The entries of single flows.
+    pub fn find_flows(&mut self, flows: &[Flow]) -> io::Result<Vec<Entry>> {
+        let wanted: BTreeSet<Flow> = flows.iter().copied().collect();
+        let mut entries = Vec::new();
+        for family in families(wanted.iter().map(|flow| &flow.listener)) {
+            entries.extend(self.dump(family, Filter::Mapped, Vec::new, |found, entry| {
+                if wanted.contains(&entry.flow()) {
+                    found.push(entry);
+                }
+            })?);
         }
         Ok(entries)
     }
@@ -154,6 +174,29 @@ impl Conntrack {
         Ok(deleted)
     }
 
+    /// Calls `each` with the entries of these families that `filter` is for, and with the messages that they were read
+    /// from, until it breaks off. Memory does not grow with what is found.
+    pub fn stream(
+        &mut self,
+        families: BTreeSet<Family>,
+        filter: Filter,
+        mut each: impl FnMut(&Entry, &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        for family in families {
+            let flow = self.netlink.stream(
+                |seq| filter.request(family, seq),
+                |message| match Entry::parse(message) {
+                    Some(entry) if filter.lets_through(&entry) => each(&entry, message),
+                    Some(_) | None => ControlFlow::Continue(()),
+                },
+            )?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn dump<T>(
         &mut self,
         family: Family,
@@ -161,13 +204,9 @@ impl Conntrack {
         start: impl Fn() -> T,
         mut each: impl FnMut(&mut T, Entry),
     ) -> io::Result<T> {
-        let request = |seq| {
-            let mut message = header(ctnetlink(IPCTNL_MSG_CT_GET), libc::NLM_F_DUMP, seq, nfproto(family));
-            filter.put(&mut message);
-            finish(message)
-        };
+        let request = |seq| filter.request(family, seq);
         self.netlink.dump(request, start, |all, message| {
-            if let Some(entry) = Entry::parse(message) {
+            if let Some(entry) = Entry::parse(message).filter(|entry| filter.lets_through(entry)) {
                 each(all, entry);
             }
             Ok(())
@@ -175,52 +214,7 @@ impl Conntrack {
     }
 }
 
-/// What the kernel may leave out of a dump.
-enum Filter {
-    /// Flows whose destination was not rewritten.
-    Mapped,
-    /// Flows of other pairs.
-    Pair(Pair),
-}
-
-impl Filter {
-    fn put(&self, message: &mut Vec<u8>) {
-        const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-        const CTA_FILTER_REPLY_FLAGS: u16 = 2;
-        // net/netfilter/nf_conntrack_netlink.c: CTA_FILTER_F_*
-        const IP_SRC: u32 = 1 << 0;
-        const IP_DST: u32 = 1 << 1;
-        const PROTO_NUM: u32 = 1 << 3;
-        const PROTO_SRC_PORT: u32 = 1 << 4;
-        const PROTO_DST_PORT: u32 = 1 << 5;
-        match self {
-            Self::Mapped => {
-                tlv::put(message, CTA_STATUS, &IPS_DST_NAT.to_be_bytes());
-                tlv::put(message, CTA_STATUS_MASK, &IPS_DST_NAT.to_be_bytes());
-            }
-            Self::Pair(pair) => {
-                let any = entry::unspecified(&pair.listener);
-                let original = entry::Tuple { source: any, destination: pair.listener };
-                let reply = entry::Tuple { source: pair.backend, destination: any };
-                put_tuple(message, CTA_TUPLE_ORIG, &original);
-                put_tuple(message, CTA_TUPLE_REPLY, &reply);
-                // Seen on Linux 6.18: asked for an IPv6 address, the kernel leaves out exactly the flows that have it.
-                let (listener, backend) = match Family::of(&pair.listener) {
-                    Family::V4 => (IP_DST, IP_SRC),
-                    Family::V6 => (0, 0),
-                };
-                tlv::nest(message, CTA_FILTER, |filter| {
-                    let flags = listener | PROTO_NUM | PROTO_DST_PORT;
-                    tlv::put(filter, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
-                    let flags = backend | PROTO_NUM | PROTO_SRC_PORT;
-                    tlv::put(filter, CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes());
-                });
-            }
-        }
-    }
-}
-
-fn families<'a>(addresses: impl Iterator<Item = &'a SocketAddr>) -> BTreeSet<Family> {
+pub fn families<'a>(addresses: impl Iterator<Item = &'a SocketAddr>) -> BTreeSet<Family> {
     addresses.map(Family::of).collect()
 }
 

@@ -7,24 +7,28 @@
 mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
-use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Refused, Severed, Usage};
-use shunt_core::flow::{Flow, FlowFilter, Tuple};
+use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
+use shunt_core::flow::Tuple;
 
 use crate::conntrack::Conntrack;
-use crate::conntrack::reaper::Reaper;
+use crate::conntrack::entry::Entry;
 use crate::drift::{Wording, compare, our_wording};
-use crate::element::Key;
+use crate::element::{Key, Pair};
+use crate::hold::Hold;
+use crate::meter::NftMeter;
 use crate::netlink::batch::Batch;
 use crate::netlink::read::{self, Snapshot};
 use crate::netlink::socket::Netlink;
 use crate::netlink::write;
 use crate::owner::lock;
+use crate::ruleset::{ADMIT, Layout, chains};
+use crate::schema::Groups;
+use crate::sever::Severer;
 use crate::state::State;
 use crate::state::plan::{Op, Plan};
 use crate::state::upkeep::Remaining;
@@ -48,7 +52,9 @@ pub struct NftDatapath {
     table: String,
     netlink: Netlink,
     conntrack: Conntrack,
-    reaper: Reaper,
+    severer: Severer,
+    hold: Hold,
+    groups: Groups,
     state: State,
     presence: Presence,
     wording: Wording,
@@ -73,21 +79,27 @@ impl NftDatapath {
         let lock = lock(&table)?;
         let netlink = Netlink::open().map_err(kernel("open a netlink socket"))?;
         let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
-        let reaper = Reaper::start().map_err(kernel("start the thread that deletes conntrack entries"))?;
+        let groups = Groups::of(&table);
+        let severer = Severer::start(groups)?;
+        let hold = Hold::start(groups)?;
         let mut datapath = Self {
             table,
             netlink,
             conntrack,
-            reaper,
+            severer,
+            hold,
+            groups,
             state: State::default(),
             presence: Presence::Absent,
-            wording: our_wording(),
+            wording: our_wording(&Layout { groups, source_limits: BTreeSet::new() }),
             verified: None,
             _lock: lock,
         };
         if let Some(found) = datapath.read_back()? {
             let now = Instant::now();
             datapath.state = State::adopt(&found.elements, now);
+            datapath.wording = our_wording(&datapath.layout(&datapath.state));
+            datapath.hold.hold(&datapath.state.holding());
             let expected = datapath.state.elements();
             let comparison = compare(&datapath.table, &found, &expected, &datapath.wording, now);
             datapath.presence = if comparison.rebuild { Presence::Outdated } else { Presence::Current };
@@ -112,7 +124,7 @@ impl NftDatapath {
         let listeners = self.state.listeners.keys().copied().collect();
         let live = self.state.pairs().collect();
         match self.conntrack.strays(&listeners, &live) {
-            Ok(strays) => self.reaper.bury(strays),
+            Ok(strays) => self.severer.sever(strays),
             // They cannot pass; their entries only take up room until they time out.
             Err(error) => tracing::warn!(%error, "cannot look for the entries of severed flows"),
         }
@@ -123,6 +135,10 @@ impl NftDatapath {
         let mut ops = plan.ops.clone();
         loop {
             let mut batch = self.batch();
+            if let Some(source_limits) = &plan.source_limits {
+                let layout = Layout { groups: self.groups, source_limits: source_limits.clone() };
+                write::rewrite(&mut batch, &self.table, chains(&layout).iter().filter(|chain| chain.name == ADMIT));
+            }
             write::ops(&mut batch, &self.table, &ops, now);
             let rejection = match self.commit(batch) {
                 Ok(commit) => return Ok(commit),
@@ -136,6 +152,56 @@ impl NftDatapath {
                 None => return Err(self.name(rejection)),
             }
         }
+    }
+
+    /// These pairs pass from the next commit on. Flows of the time before, if they are still being severed, must not
+    /// come back to life with them.
+    fn bury_for_good(&mut self, born: &[Pair]) -> Result<(), DatapathError> {
+        let severing: BTreeSet<_> = self.severer.severing(born).into_iter().collect();
+        if severing.is_empty() {
+            return Ok(());
+        }
+        let tried = || kernel("delete the conntrack entries of flows that were being ended");
+        let entries = self.conntrack.find(&severing).map_err(tried())?;
+        self.conntrack.delete(&entries).map_err(tried())?;
+        for pair in severing {
+            let entries = entries.iter().filter(|entry| entry.pair() == pair).copied().collect();
+            self.severer.finish_without_entries(pair, entries);
+        }
+        Ok(())
+    }
+
+    /// Deletes entries of live pairs and has their flows told.
+    fn end_without_entries(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        self.conntrack.delete(&entries)?;
+        let mut by_pair: BTreeMap<Pair, Vec<Entry>> = BTreeMap::new();
+        for entry in entries {
+            by_pair.entry(entry.pair()).or_default().push(entry);
+        }
+        for (pair, entries) in by_pair {
+            self.severer.finish_without_entries(pair, entries);
+        }
+        Ok(())
+    }
+
+    /// Takes a committed plan into our state, and sees to what follows from it.
+    fn take(&mut self, plan: Plan) {
+        if plan.source_limits.is_some() {
+            self.wording = our_wording(&self.layout_after(&plan));
+        }
+        self.severer.sever(plan.dead.iter().copied());
+        self.hold.release(&plan.released);
+        self.state.commit(plan);
+    }
+
+    /// What the rules depend on, for a table that holds `state`.
+    fn layout(&self, state: &State) -> Layout {
+        Layout { groups: self.groups, source_limits: state.source_limits() }
+    }
+
+    fn layout_after(&self, plan: &Plan) -> Layout {
+        let source_limits = plan.source_limits.clone().unwrap_or_else(|| self.state.source_limits());
+        Layout { groups: self.groups, source_limits }
     }
 
     fn batch(&mut self) -> Batch {
@@ -159,9 +225,9 @@ impl Datapath for NftDatapath {
             return Ok(Applied::default());
         }
         let changed = plan.changed;
-        let dead = plan.dead.clone();
-        // Before the commit: from then on entries of these pairs may be of new flows.
-        let revived = self.reaper.revive(&plan.born);
+        self.bury_for_good(&plan.born)?;
+        self.hold.hold(&plan.held);
+        self.hold.left(&plan.dead);
         let committed = match self.presence {
             Presence::Current => self.commit_plan(&plan, now),
             absent_or_outdated => {
@@ -177,7 +243,7 @@ impl Datapath for NftDatapath {
                 Ok(restored) => {
                     let drift: Vec<_> = restored.drift.iter().map(ToString::to_string).collect();
                     tracing::warn!(table = self.table, %error, ?drift, "repaired the table along with a change");
-                    self.reaper.bury(restored.dead);
+                    self.severer.sever(restored.dead);
                     Ok(restored.commit)
                 }
                 Err(worse @ (DatapathError::Foreign { .. } | DatapathError::Rejected { .. })) => Err(worse),
@@ -188,12 +254,14 @@ impl Datapath for NftDatapath {
             Ok(commit) => {
                 self.presence = Presence::Current;
                 self.verified = None;
-                self.state.commit(plan);
-                self.reaper.bury(dead);
+                self.take(plan);
                 Ok(Applied { changed, commit })
             }
             Err(error) => {
-                self.reaper.bury(revived);
+                // Nothing is held that was not: what came in meanwhile finds its way as it would have.
+                let held: Vec<_> = plan.held.iter().map(|(listener, _)| *listener).collect();
+                self.hold.release(&held);
+                self.hold.hold(&self.state.holding());
                 Err(error)
             }
         }
@@ -215,27 +283,45 @@ impl Datapath for NftDatapath {
         let mut after = self.state.clone();
         after.commit(plan.clone());
         let restored = self.restore(&after, now)?;
-        self.state = after;
-        self.reaper.bury(plan.dead.into_iter().chain(restored.dead));
         self.verified = (restored.drift.is_empty() && plan.changed == 0).then_some(generation);
+        self.severer.sever(restored.dead);
+        self.take(plan);
         Ok(restored.drift)
     }
 
     fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
-        Ok(Vec::new())
+        let now = Instant::now();
+        let (plan, lapsed) = self.state.renew(now);
+        if plan.changed == 0 {
+            return Ok(lapsed);
+        }
+        self.hold.hold(&plan.held);
+        if let Err(error) = self.commit_plan(&plan, now) {
+            // Somebody meddled with the table, or the kernel was quicker than we: all of it, then.
+            tracing::warn!(table = self.table, %error, "leases could not be renewed; repairing the table");
+            let mut after = self.state.clone();
+            after.commit(plan.clone());
+            let restored = self.restore(&after, Instant::now())?;
+            self.severer.sever(restored.dead);
+        }
+        self.verified = None;
+        self.take(plan);
+        Ok(lapsed)
     }
 
-    fn sever(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("single flows cannot be severed yet".to_owned()))
+    fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        let tried = || kernel("find and delete the conntrack entries of flows that are to end");
+        let entries = self.conntrack.find_flows(flows).map_err(tried())?;
+        self.end_without_entries(entries).map_err(tried())
     }
 
     fn severed(&mut self) -> Vec<Severed> {
-        Vec::new()
+        self.severer.finished()
     }
 
     fn meter(&self) -> Result<Box<dyn Meter>, DatapathError> {
-        let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
-        Ok(Box::new(conntrack))
+        let meter = NftMeter::open(&self.table).map_err(kernel("open a netlink socket for conntrack"))?;
+        Ok(Box::new(meter))
     }
 
     fn committed(&self) -> Vec<Held> {
@@ -255,34 +341,13 @@ impl Datapath for NftDatapath {
         self.verified = None;
         // Without the guard the flows would go on unwatched.
         let state = mem::take(&mut self.state);
+        self.hold.release(&state.holding().iter().map(|(listener, _)| *listener).collect::<Vec<_>>());
         let listeners = state.listeners.keys().copied().chain(guarded(&found)).collect();
         let tried = || kernel("delete conntrack's entries of our listeners");
         let pairs = self.conntrack.strays(&listeners, &BTreeSet::new()).map_err(tried())?;
         let entries = self.conntrack.find(&pairs).map_err(tried())?;
         self.conntrack.delete(&entries).map_err(tried())?;
         Ok(())
-    }
-}
-
-impl Meter for Conntrack {
-    fn connections(&mut self, listeners: &[SocketAddr]) -> Result<BTreeMap<SocketAddr, u64>, DatapathError> {
-        self.count(listeners.iter().copied()).map_err(kernel("count conntrack's entries"))
-    }
-
-    fn flows(
-        &mut self,
-        _filter: &FlowFilter,
-        _each: &mut dyn FnMut(Flow) -> ControlFlow<()>,
-    ) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("flows cannot be listed yet".to_owned()))
-    }
-
-    fn usage(&mut self, _listeners: &[SocketAddr]) -> Result<Usage, DatapathError> {
-        Err(DatapathError::Unsupported("usage cannot be told yet".to_owned()))
-    }
-
-    fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
-        Err(DatapathError::Unsupported("refused connections are not counted yet".to_owned()))
     }
 }
 

@@ -8,7 +8,7 @@ use shunt_core::datapath::Drift;
 use crate::element::{Key, Value};
 use crate::netlink::nftnl::{Definition, FoundHook, Rule};
 use crate::netlink::read::Snapshot;
-use crate::ruleset::{Chain, chains};
+use crate::ruleset::{Chain, Layout, chains};
 use crate::schema::{SetId, table_comment};
 use crate::state::plan::{Op, difference};
 use crate::state::{Elements, GRACE};
@@ -33,19 +33,20 @@ pub struct Comparison {
 }
 
 /// How our rules read.
-pub fn our_wording() -> Wording {
+pub fn our_wording(layout: &Layout) -> Wording {
     let text = |chain: &Chain| chain.rules.iter().map(|rule| Rule::of("", chain.name, rule).text()).collect();
-    chains().iter().map(|chain| (chain.name.to_owned(), text(chain))).collect()
+    chains(layout).iter().map(|chain| (chain.name.to_owned(), text(chain))).collect()
 }
 
 /// Compares a table of ours with the elements that were committed.
 pub fn compare(table: &str, found: &Snapshot, expected: &Elements, wording: &Wording, now: Instant) -> Comparison {
     let mut comparison = Comparison::default();
-    structure(table, found, &mut comparison);
+    let chains = chains(&Layout::of(table));
+    structure(table, found, &chains, &mut comparison);
     if comparison.rebuild {
         return comparison;
     }
-    for chain in chains() {
+    for chain in &chains {
         if found.rules.get(chain.name) != wording.get(chain.name) {
             comparison.say(format!("chain {}: its rules were changed", chain.name));
             comparison.chains.push(chain.name);
@@ -99,7 +100,7 @@ impl Comparison {
     }
 }
 
-fn structure(table: &str, found: &Snapshot, comparison: &mut Comparison) {
+fn structure(table: &str, found: &Snapshot, chains: &[Chain], comparison: &mut Comparison) {
     if found.comment.as_deref() != Some(&table_comment()) {
         let other = found.comment.as_deref().unwrap_or("no comment");
         comparison.broken(format!("table inet {table} is of another version: {other}"));
@@ -116,8 +117,7 @@ fn structure(table: &str, found: &Snapshot, comparison: &mut Comparison) {
     for name in found.sets.keys().filter(|name| SetId::named(name).is_none()) {
         comparison.broken(format!("set {name} is not shunt's"));
     }
-    let chains = chains();
-    for chain in &chains {
+    for chain in chains {
         match found.chains.get(chain.name) {
             None => comparison.broken(format!("chain {} is gone", chain.name)),
             Some(hook) if *hook != chain.hook.as_ref().map(FoundHook::of) => {

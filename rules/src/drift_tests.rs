@@ -1,9 +1,11 @@
 use std::collections::BTreeMap as Map;
 use std::net::SocketAddr;
 
+use shunt_core::mapping::Admission;
+
 use super::*;
 use crate::element::Pair;
-use crate::state::{Listener, Road, State};
+use crate::state::{Listener, Road, Source, State};
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -11,7 +13,14 @@ fn at(text: &str) -> SocketAddr {
 
 /// A state with a primary, a hold and a drain, and the table just as it should be.
 fn stage(now: Instant) -> (Elements, Snapshot) {
-    let listener = |road| Listener { cluster: "orders".to_owned(), masquerade: true, road, former: Map::new() };
+    let listener = |road| Listener {
+        cluster: "orders".to_owned(),
+        source: Source::Masquerade,
+        road,
+        former: Map::new(),
+        admission: Admission::default(),
+        lease: None,
+    };
     let deadline = now + Duration::from_secs(30);
     let draining = Listener {
         former: Map::from([(at("10.0.0.9:1"), Some(deadline))]),
@@ -21,8 +30,11 @@ fn stage(now: Instant) -> (Elements, Snapshot) {
     let state = State::new(Map::from([(at("10.1.0.1:1"), draining), (at("10.1.0.2:1"), listener(hold))]));
     let found = Snapshot {
         comment: Some(table_comment()),
-        chains: chains().iter().map(|c| (c.name.to_owned(), c.hook.as_ref().map(FoundHook::of))).collect(),
-        rules: our_wording(),
+        chains: chains(&Layout::of("shunt"))
+            .iter()
+            .map(|c| (c.name.to_owned(), c.hook.as_ref().map(FoundHook::of)))
+            .collect(),
+        rules: our_wording(&Layout::of("shunt")),
         sets: SetId::all().map(|set| (set.name().to_owned(), Definition::of(set))).collect(),
         elements: state.elements(),
         strange: Vec::new(),
@@ -31,7 +43,7 @@ fn stage(now: Instant) -> (Elements, Snapshot) {
 }
 
 fn words(found: &Snapshot, expected: &Elements, now: Instant) -> Vec<String> {
-    let comparison = compare("shunt", found, expected, &our_wording(), now);
+    let comparison = compare("shunt", found, expected, &our_wording(&Layout::of("shunt")), now);
     comparison.drift.into_iter().map(|drift| drift.what).collect()
 }
 
@@ -39,7 +51,7 @@ fn words(found: &Snapshot, expected: &Elements, now: Instant) -> Vec<String> {
 fn a_table_as_it_should_be_shows_no_drift_and_needs_no_repair() {
     let now = Instant::now();
     let (expected, found) = stage(now);
-    assert_eq!(compare("shunt", &found, &expected, &our_wording(), now), Comparison::default());
+    assert_eq!(compare("shunt", &found, &expected, &our_wording(&Layout::of("shunt")), now), Comparison::default());
     assert_eq!(repair(&found.elements, &expected, now), []);
 }
 
@@ -97,7 +109,7 @@ fn each_kind_of_meddling_with_elements_is_named_and_repaired() {
 fn another_definition_wants_a_new_table_and_other_rules_only_their_chain() {
     let now = Instant::now();
     let (expected, found) = stage(now);
-    let compared = |found: &Snapshot| compare("shunt", found, &expected, &our_wording(), now);
+    let compared = |found: &Snapshot| compare("shunt", found, &expected, &our_wording(&Layout::of("shunt")), now);
 
     let mut changed = found.clone();
     changed.rules.get_mut("fence").unwrap().pop();

@@ -8,18 +8,26 @@
 //! - `ruleset`, `schema`, `element`, `tlv`: chains, sets and bytes as data. Pure.
 //! - `drift`: what was read back against what was committed. Pure but for libnftnl's wording of rules.
 //! - `netlink`: the edge, and all unsafe code.
-//! - `conntrack`: flows, counted and deleted.
+//! - `conntrack`: flows, counted and deleted; `meter` tells of them.
+//! - `sever`, `hold`: threads that end flows at both ends, and put the SYNs of held connections back.
+//! - `packet`, `raw`, `nflog`: packets as bytes, on their way into the kernel and copied out of it.
 
 mod conntrack;
 mod datapath;
 mod drift;
 mod element;
+mod hold;
+mod meter;
 mod netlink;
+mod nflog;
 mod notices;
 mod owner;
+mod packet;
 mod preflight;
+mod raw;
 mod ruleset;
 mod schema;
+mod sever;
 mod state;
 mod tlv;
 mod transaction;

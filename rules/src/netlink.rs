@@ -16,6 +16,11 @@ pub const fn ctnetlink(message: i32) -> u16 {
     ((libc::NFNL_SUBSYS_CTNETLINK << 8) | message) as u16
 }
 
+/// The same of nflog.
+pub const fn nflog(message: i32) -> u16 {
+    ((libc::NFNL_SUBSYS_ULOG << 8) | message) as u16
+}
+
 /// A netlink header and netfilter's own (`nfgenmsg`), with the length still to be set by [`finish`].
 pub fn header(kind: u16, flags: i32, seq: u32, family: i32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(128);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use ipnet::IpNet;
 use nftnl_sys as sys;
 use shunt_core::datapath::DatapathError;
 
@@ -15,6 +16,8 @@ use crate::netlink::nftnl::{Chain, Rule};
 use crate::netlink::read::dump;
 use crate::netlink::socket::Netlink;
 use crate::netlink::write;
+use crate::ruleset::Layout;
+use crate::schema::Reason;
 use crate::state::plan::Op;
 use crate::transaction::{Rejected, kernel};
 
@@ -24,7 +27,8 @@ use crate::transaction::{Rejected, kernel};
 pub fn scratch_transaction(table: &str) -> Result<(), DatapathError> {
     let mut netlink = Netlink::open().map_err(kernel("open a netlink socket to netfilter"))?;
     let mut batch = Batch::new(netlink.next_seq());
-    write::create(&mut batch, table);
+    let layout = Layout { source_limits: [100].into(), ..Layout::of(table) };
+    write::create(&mut batch, table, &layout);
     let now = Instant::now();
     write::ops(&mut batch, table, &samples(now), now);
     write::delete_table(&mut batch, table);
@@ -49,6 +53,12 @@ fn samples(now: Instant) -> Vec<Op> {
             (Key::Hold(listener), timed()),
             (Key::Masquerade(listener), plain()),
             (Key::Backend(backend), plain()),
+            (Key::Restricted(listener), plain()),
+            (Key::Allow(listener, IpNet::from(backend.ip())), plain()),
+            (Key::Limited(listener), Value { limit: Some(100), ..plain() }),
+            (Key::PerSource(listener, 100), plain()),
+            (Key::Refused(listener, Reason::OverLimit), plain()),
+            (Key::Pool(listener, 0), Value { backend: Some(SocketAddr::new(backend.ip(), 0)), ..plain() }),
         ];
         ops.extend(elements.map(|(key, value)| Op::Add(key, value)));
     }

@@ -7,13 +7,20 @@ use std::net::SocketAddr;
 
 /// Version of everything below and of the chains in [`crate::ruleset`]. It stands in the table's comment; a table with
 /// another number is rebuilt.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// How the table's comment begins. A table of our name without it belongs to somebody else.
 pub const SIGNATURE: &str = "shunt schema ";
 
 /// Slots of a weighted listener: a weight counts to within half of a slot, 0.4 %.
 pub const SLOTS: u32 = 120;
+
+/// Sources that connections are counted for at a time, over all listeners with a limit per source. One that finds no room
+/// is not limited; the listener's own limit still holds.
+pub const SOURCES: u32 = 65_536;
+
+/// On the packets that ask an end of a severed flow where it stands, so that conntrack leaves them alone.
+pub const TICKLE_MARK: u32 = u32::from_be_bytes(*b"shnt");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -56,12 +63,26 @@ pub enum Kind {
     Hold,
     /// Listeners whose connections get the outgoing interface's address as their source.
     Masquerade,
+    /// listener . slot → source address: the same for a listener with a pool of addresses.
+    Pool,
     /// Every backend of a live pair.
     Backends,
+    /// Listeners that not everybody may connect to.
+    Restricted,
+    /// listener . network: who may.
+    Allow,
+    /// Listeners with a limit; their elements count connections.
+    Limited,
+    /// listener . limit: listeners with a limit per source.
+    PerSource,
+    /// listener . source . limit: the kernel's own, which counts connections in them.
+    Sources,
+    /// listener . reason: counts what was refused.
+    Refused,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Primary,
         Self::Spread,
         Self::Live,
@@ -69,11 +90,28 @@ impl Kind {
         Self::Fenced,
         Self::Hold,
         Self::Masquerade,
+        Self::Pool,
         Self::Backends,
+        Self::Restricted,
+        Self::Allow,
+        Self::Limited,
+        Self::PerSource,
+        Self::Sources,
+        Self::Refused,
     ];
 
     pub const fn is_map(self) -> bool {
-        matches!(self, Self::Primary | Self::Spread)
+        matches!(self, Self::Primary | Self::Spread | Self::Pool)
+    }
+
+    /// Its elements are ranges: the kernel needs to know where each field ends.
+    pub const fn is_interval(self) -> bool {
+        matches!(self, Self::Allow)
+    }
+
+    /// Its elements are the kernel's own.
+    pub const fn is_dynamic(self) -> bool {
+        matches!(self, Self::Sources)
     }
 
     pub const fn is_timed(self) -> bool {
@@ -93,7 +131,8 @@ pub struct SetId {
 pub enum Field {
     Address,
     Port,
-    Slot,
+    /// In host order.
+    Number,
 }
 
 impl SetId {
@@ -121,8 +160,22 @@ impl SetId {
             (Kind::Hold, Family::V6) => "hold6",
             (Kind::Masquerade, Family::V4) => "masq4",
             (Kind::Masquerade, Family::V6) => "masq6",
+            (Kind::Pool, Family::V4) => "pool4",
+            (Kind::Pool, Family::V6) => "pool6",
             (Kind::Backends, Family::V4) => "backends4",
             (Kind::Backends, Family::V6) => "backends6",
+            (Kind::Restricted, Family::V4) => "restricted4",
+            (Kind::Restricted, Family::V6) => "restricted6",
+            (Kind::Allow, Family::V4) => "allow4",
+            (Kind::Allow, Family::V6) => "allow6",
+            (Kind::Limited, Family::V4) => "limited4",
+            (Kind::Limited, Family::V6) => "limited6",
+            (Kind::PerSource, Family::V4) => "persource4",
+            (Kind::PerSource, Family::V6) => "persource6",
+            (Kind::Sources, Family::V4) => "sources4",
+            (Kind::Sources, Family::V6) => "sources6",
+            (Kind::Refused, Family::V4) => "refused4",
+            (Kind::Refused, Family::V6) => "refused6",
         }
     }
 
@@ -133,19 +186,36 @@ impl SetId {
 
     pub const fn key(self) -> &'static [Field] {
         match self.kind {
-            Kind::Spread => &[Field::Address, Field::Port, Field::Slot],
+            Kind::Spread | Kind::Pool | Kind::PerSource | Kind::Refused => {
+                &[Field::Address, Field::Port, Field::Number]
+            }
             Kind::Live => &[Field::Address, Field::Port, Field::Address, Field::Port],
+            Kind::Allow => &[Field::Address, Field::Port, Field::Address],
+            Kind::Sources => &[Field::Address, Field::Port, Field::Address, Field::Number],
             _ => &[Field::Address, Field::Port],
         }
     }
 
     pub const fn value(self) -> &'static [Field] {
-        if self.kind.is_map() { &[Field::Address, Field::Port] } else { &[] }
+        match self.kind {
+            Kind::Primary | Kind::Spread => &[Field::Address, Field::Port],
+            Kind::Pool => &[Field::Address],
+            _ => &[],
+        }
     }
 
     /// Bytes of `fields`, each padded to whole registers.
     pub fn len(self, fields: &[Field]) -> usize {
         fields.iter().map(|field| if *field == Field::Address { self.family.address_len() } else { 4 }).sum()
+    }
+
+    /// The bytes of a field that count, without its padding.
+    pub const fn exact_len(self, field: Field) -> u8 {
+        match field {
+            Field::Address => self.family.address_len() as u8,
+            Field::Port => 2,
+            Field::Number => 4,
+        }
     }
 
     /// The type number by which `nft list` knows how to print a concatenation: six bits per field (its datatype.h).
@@ -156,9 +226,48 @@ impl SetId {
                     (Field::Address, Family::V4) => 7, // ipv4_addr
                     (Field::Address, Family::V6) => 8, // ipv6_addr
                     (Field::Port, _) => 13,            // inet_service
-                    (Field::Slot, _) => 19,            // mark: the only 32-bit integer in host order
+                    (Field::Number, _) => 19,          // mark: the only 32-bit integer in host order
                 }
         })
+    }
+}
+
+/// The nflog groups of a table: two tables in one network namespace must not share any. They are a function of the name,
+/// so that a restarted agent finds the rules as it would write them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// SYNs that were not answered and may be put back.
+    pub syns: u16,
+    /// Packets of severed flows that were answered with a RST.
+    pub resets: u16,
+}
+
+impl Groups {
+    pub fn of(table: &str) -> Self {
+        // FNV-1a. Others number their groups from 0 up; ours lie between 16,384 and 65,535.
+        let hash = table.bytes().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let syns = 16_384 + (hash % 24_576) as u16 * 2;
+        Self { syns, resets: syns + 1 }
+    }
+}
+
+/// Why a new connection was refused, as the sets of refusals number it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    NotAllowed,
+    OverLimit,
+    OverSourceLimit,
+}
+
+impl Reason {
+    pub const ALL: [Self; 3] = [Self::NotAllowed, Self::OverLimit, Self::OverSourceLimit];
+
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+
+    pub fn numbered(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.number() == number)
     }
 }
 
@@ -205,7 +314,7 @@ mod tests {
     #[test]
     fn every_set_has_a_name_of_its_own_and_a_key_that_fits_the_registers() {
         let names: std::collections::BTreeSet<_> = SetId::all().map(SetId::name).collect();
-        assert_eq!(names.len(), 16);
+        assert_eq!(names.len(), 30);
         for set in SetId::all() {
             assert_eq!(SetId::named(set.name()), Some(set));
             assert!(set.len(set.key()) <= 64, "nf_tables has 16 registers of 4 bytes");

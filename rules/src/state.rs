@@ -4,18 +4,23 @@
 //! and costs what changed ([`plan`]), and drift is the difference from what was read back.
 
 pub mod adopt;
+pub mod lease;
+pub mod note;
 pub mod plan;
 pub mod slots;
 pub mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use shunt_core::config::Snat;
 use shunt_core::datapath::Held;
+use shunt_core::mapping::Admission;
 
 use crate::element::{Key, Pair, Value};
+use crate::schema::Reason;
+use lease::Lease;
+use note::{Note, Stance};
 use slots::Slots;
 
 /// Elements of all sets, in the order of their sets.
@@ -31,16 +36,32 @@ pub struct State {
     pub listeners: BTreeMap<SocketAddr, Listener>,
     /// How many listeners have a live pair with each backend.
     backends: BTreeMap<SocketAddr, usize>,
+    /// How many listeners have each limit of connections per source.
+    source_limits: BTreeMap<u32, usize>,
 }
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub cluster: String,
-    pub masquerade: bool,
+    pub source: Source,
     pub road: Road,
     /// Backends that take no new connections but may still pass: until then, or for as long as their flows last.
     pub former: BTreeMap<SocketAddr, Option<Instant>>,
+    pub admission: Admission,
+    /// Of the pairs with the backends of the road.
+    pub lease: Option<Lease>,
+}
+
+/// The source address that backends see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The client's own.
+    Client,
+    /// The outgoing interface's.
+    Masquerade,
+    /// One of these. They are addresses of hosts and have no ports.
+    Pool(Slots),
 }
 
 /// Where new connections go.
@@ -82,14 +103,14 @@ impl Listener {
         self.road
             .backends()
             .into_iter()
-            .map(|backend| (backend, None))
+            .map(|backend| (backend, self.lease.map(|lease| lease.until)))
             .chain(self.former.iter().map(|(backend, until)| (*backend, *until)))
     }
 
     /// Its elements, those of the set of backends apart: listeners share these.
     pub fn elements(&self, listener: SocketAddr) -> Elements {
         let mut elements = Elements::new();
-        let note = Some(self.note());
+        let note = Some(self.note().to_string());
         elements.insert(Key::Listener(listener), Value { note, ..Value::default() });
         match &self.road {
             Road::Single(backend) => {
@@ -110,32 +131,65 @@ impl Listener {
                 elements.insert(Key::Fenced(listener), Value::default());
             }
         }
-        if self.masquerade && self.road != Road::Removed {
-            elements.insert(Key::Masquerade(listener), Value::default());
+        match &self.source {
+            Source::Client => {}
+            Source::Masquerade => drop(elements.insert(Key::Masquerade(listener), Value::default())),
+            Source::Pool(slots) => elements.extend((0..).zip(slots).map(|(slot, address)| {
+                (Key::Pool(listener, slot), Value { backend: Some(*address), ..Value::default() })
+            })),
         }
+        elements.extend(admission_elements(listener, &self.admission));
         for (backend, deadline) in self.live() {
             elements.insert(Key::Live(Pair { listener, backend }), Value { deadline, ..Value::default() });
         }
         elements
     }
 
-    /// The comment of the listener's element: what a restarted agent cannot tell from the other elements.
-    fn note(&self) -> String {
-        let cluster = &self.cluster;
-        match &self.road {
-            Road::Single(_) | Road::Spread(_) => cluster.clone(),
-            Road::Hold { span, .. } => format!("{cluster} hold {} ms", span.as_millis()),
-            Road::Refuse => format!("{cluster} refuse"),
-            Road::Removed => format!("{cluster} removed"),
+    fn note(&self) -> Note {
+        Note {
+            cluster: self.cluster.clone(),
+            stance: match &self.road {
+                Road::Single(_) | Road::Spread(_) => Stance::Open,
+                Road::Hold { span, .. } => Stance::Hold(*span),
+                Road::Refuse => Stance::Refuse,
+                Road::Removed => Stance::Removed,
+            },
+            lease: self.lease.map(|lease| lease.span),
+            limit: self.admission.limit,
+            limit_per_source: self.admission.limit_per_source,
         }
     }
 }
 
+/// Every listener that can refuse for a reason has an element that counts how often it did.
+fn admission_elements(listener: SocketAddr, admission: &Admission) -> Elements {
+    let mut elements = Elements::new();
+    let mut refuses = |reason| drop(elements.insert(Key::Refused(listener, reason), Value::default()));
+    if !admission.allow.is_empty() {
+        refuses(Reason::NotAllowed);
+    }
+    if admission.limit.is_some() {
+        refuses(Reason::OverLimit);
+    }
+    if let Some(limit) = admission.limit_per_source {
+        refuses(Reason::OverSourceLimit);
+        elements.insert(Key::PerSource(listener, limit), Value::default());
+    }
+    if !admission.allow.is_empty() {
+        elements.insert(Key::Restricted(listener), Value::default());
+        elements.extend(admission.allow.iter().map(|network| (Key::Allow(listener, *network), Value::default())));
+    }
+    if admission.limit.is_some() {
+        elements.insert(Key::Limited(listener), Value { limit: admission.limit, ..Value::default() });
+    }
+    elements
+}
+
 impl State {
     pub fn new(listeners: BTreeMap<SocketAddr, Listener>) -> Self {
-        let mut state = Self { listeners, backends: BTreeMap::new() };
-        for (backend, _) in state.listeners.values().flat_map(Listener::live) {
-            *state.backends.entry(backend).or_default() += 1;
+        let mut state = Self::default();
+        for (address, listener) in listeners {
+            state.put(address, Some(listener));
         }
         state
     }
@@ -163,22 +217,46 @@ impl State {
             .flat_map(|(listener, l)| l.live().map(|(backend, _)| Pair { listener: *listener, backend }))
     }
 
+    /// The listeners that hold new connections, and until when.
+    pub fn holding(&self) -> Vec<(SocketAddr, Instant)> {
+        let holds = |(address, listener): (&SocketAddr, &Listener)| match listener.road {
+            Road::Hold { until, .. } => Some((*address, until)),
+            _ => None,
+        };
+        self.listeners.iter().filter_map(holds).collect()
+    }
+
+    /// The different limits of connections per source.
+    pub fn source_limits(&self) -> BTreeSet<u32> {
+        self.source_limits.keys().copied().collect()
+    }
+
     /// Puts `listener` into the place of what `address` had; `None` takes it out.
     fn put(&mut self, address: SocketAddr, listener: Option<Listener>) {
         for (backend, _) in listener.iter().flat_map(Listener::live) {
             *self.backends.entry(backend).or_default() += 1;
+        }
+        for limit in listener.iter().filter_map(|listener| listener.admission.limit_per_source) {
+            *self.source_limits.entry(limit).or_default() += 1;
         }
         let old = match listener {
             Some(listener) => self.listeners.insert(address, listener),
             None => self.listeners.remove(&address),
         };
         for (backend, _) in old.iter().flat_map(Listener::live) {
-            if let Some(count) = self.backends.get_mut(&backend) {
-                *count -= 1;
-                if *count == 0 {
-                    self.backends.remove(&backend);
-                }
-            }
+            take_one(&mut self.backends, &backend);
+        }
+        for limit in old.iter().filter_map(|listener| listener.admission.limit_per_source) {
+            take_one(&mut self.source_limits, &limit);
+        }
+    }
+}
+
+fn take_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -186,13 +264,4 @@ impl State {
 /// Has the kernel forgotten an element with this deadline?
 pub fn gone(deadline: Option<Instant>, now: Instant) -> bool {
     deadline.is_some_and(|deadline| now >= deadline + GRACE)
-}
-
-/// Whether flows get the outgoing interface's address as their source; `None`: this datapath cannot do it.
-const fn masquerades(snat: &Snat) -> Option<bool> {
-    match snat {
-        Snat::Masquerade => Some(true),
-        Snat::None => Some(false),
-        Snat::Pool(_) => None,
-    }
 }

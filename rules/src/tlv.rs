@@ -21,6 +21,10 @@ impl Attribute<'_> {
         self.payload.try_into().ok().map(u32::from_be_bytes)
     }
 
+    pub fn be_u64(&self) -> Option<u64> {
+        self.payload.try_into().ok().map(u64::from_be_bytes)
+    }
+
     pub fn ne_u32(&self) -> Option<u32> {
         self.payload.try_into().ok().map(u32::from_ne_bytes)
     }

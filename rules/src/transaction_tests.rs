@@ -9,6 +9,7 @@ use super::*;
 use crate::element::{Pair, Value};
 use crate::netlink::read;
 use crate::netlink::write;
+use crate::ruleset::Layout;
 use crate::state::plan::Op;
 
 fn in_a_namespace(test: &str, work: impl FnOnce(&mut Netlink) + Send + 'static) {
@@ -48,7 +49,7 @@ fn the_one_element_that_was_rejected_is_named_among_many() {
     in_a_namespace("the_one_element_that_was_rejected_is_named_among_many", |netlink| {
         let now = Instant::now();
         commit(netlink, |batch| {
-            write::create(batch, "t");
+            write::create(batch, "t", &Layout::of("t"));
             write::ops(batch, "t", &[primary(77)], now);
         })
         .unwrap();
@@ -72,10 +73,10 @@ fn a_missing_element_a_missing_table_and_an_existing_one_are_named() {
         let what = "element [fd00::1]:1 → [fd00::2]:1 of set live6 in table inet t".to_owned();
         let outcome = rejected(commit(netlink, |batch| write::ops(batch, "t", &delete(false), now)));
         assert_eq!(outcome.1, Some(libc::ENOENT));
-        commit(netlink, |batch| write::create(batch, "t")).unwrap();
+        commit(netlink, |batch| write::create(batch, "t", &Layout::of("t"))).unwrap();
         let outcome = rejected(commit(netlink, |batch| write::ops(batch, "t", &delete(true), now)));
         assert_eq!(outcome, (what, Some(libc::ENOENT)));
-        let outcome = rejected(commit(netlink, |batch| write::create(batch, "t")));
+        let outcome = rejected(commit(netlink, |batch| write::create(batch, "t", &Layout::of("t"))));
         assert_eq!(outcome, ("table inet t".to_owned(), Some(libc::EEXIST)));
     });
 }
@@ -91,16 +92,19 @@ fn ten_thousand_elements_of_each_set_fit_into_one_transaction_and_read_back() {
             .map(|n| {
                 let (listener, backend) = ((address(n, 0xfd00), 3306).into(), (address(n, 0xfd01), 3306).into());
                 let deadline = Some(now + Duration::from_secs(600));
-                Op::Add(Key::Live(Pair { listener, backend }), Value { deadline, note: note.clone(), backend: None })
+                Op::Add(
+                    Key::Live(Pair { listener, backend }),
+                    Value { deadline, note: note.clone(), ..Value::default() },
+                )
             })
             .chain((0..10_000u32).map(|n| {
                 let (listener, backend) = ((address(n, 0xfd00), 3306).into(), (address(n, 0xfd01), 3306).into());
-                let value = Value { backend: Some(backend), note: note.clone(), deadline: None };
+                let value = Value { backend: Some(backend), note: note.clone(), ..Value::default() };
                 Op::Add(Key::Primary(listener), value)
             }))
             .collect();
         commit(netlink, |batch| {
-            write::create(batch, "t");
+            write::create(batch, "t", &Layout::of("t"));
             write::ops(batch, "t", &ops, now);
         })
         .unwrap();

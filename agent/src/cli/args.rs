@@ -60,6 +60,12 @@ pub enum Command {
     Pause(Pause),
     /// End a pause
     Resume(OneCluster),
+    /// Who is who through the NAT: client, listener, and the address that the server sees
+    ///
+    /// A server behind the proxy sees the proxy's address instead of the client's. This lists every connection with both.
+    ///
+    /// Who is 10.0.0.2:41234 in a server's process list? `shunt flows --source-port 41234`
+    Flows(Flows),
     /// The history: every verdict, decision and step
     Events(Events),
     /// Check this host and the servers, and say what to do
@@ -127,6 +133,18 @@ pub struct Pause {
     /// Why; it stands in the list and in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Flows {
+    /// Only through this cluster's listeners
+    pub cluster: Option<String>,
+    /// Only of the client that servers see with this port, as 41234 of `10.0.0.2:41234` in a process list
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub source_port: Option<u16>,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,7 @@ mod args;
 mod config;
 mod doctor;
 mod events;
+mod flows;
 mod generate;
 mod list;
 mod operate;
@@ -39,6 +40,7 @@ pub fn run(args: Args) -> Exit {
         Command::Unpin(options) => operate::unpin(&args, options),
         Command::Pause(options) => operate::pause(&args, options),
         Command::Resume(options) => operate::resume(&args, options),
+        Command::Flows(options) => flows::run(&args, options),
         Command::Events(options) => events::run(&args, options),
         Command::Doctor(options) => doctor::run(&args, options),
         Command::Config(options) => config::run(&args, options),

@@ -1,6 +1,8 @@
 //! What the API speaks: one JSON object an answer, each with its `schema_version`. The command line prints these with
 //! `--json` as they are. Names only ever get added; times are RFC 3339 in UTC, durations carry their unit in the name.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use shunt_core::ClusterName;
 use shunt_core::cluster::{AlarmKind, Verdict};
@@ -168,6 +170,26 @@ pub struct EventLine {
     pub data: serde_json::Value,
 }
 
+/// A line of `GET /v1/flows?cluster=NAME&source_port=N`, one of the `flows` of `shunt flows --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowLine {
+    pub cluster: ClusterName,
+    pub client: SocketAddr,
+    pub listener: SocketAddr,
+    /// The client's address as the backend sees it: what stands in its process list.
+    pub seen_as: SocketAddr,
+    pub backend: SocketAddr,
+    /// `opening`, `established` or `closing`.
+    pub state: String,
+    /// `null` unless the kernel keeps it (nf_conntrack_timestamp).
+    pub age_ms: Option<u64>,
+    /// Since the last packet, to the second; `null` when that cannot be told.
+    pub idle_ms: Option<u64>,
+    /// Bytes of IP packets; `null` unless the kernel counts them (nf_conntrack_acct).
+    pub bytes_to_backend: Option<u64>,
+    pub bytes_to_client: Option<u64>,
+}
+
 /// `POST /v1/reload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadAnswer {
@@ -205,6 +227,8 @@ pub enum ProblemCode {
     NeedsConfirmation,
     /// 422, exit code 2: the configuration is in error, what ran before still runs.
     BadConfiguration,
+    /// 503, exit code 1: as much as possible of this is under way already.
+    Busy,
     /// 500, exit code 1.
     Failed,
 }

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod client;
 mod convert;
+mod flows;
 mod http;
 mod peer;
 mod server;

@@ -24,10 +24,11 @@ use super::api::{
     ShowAnswer, UnpinRequest,
 };
 use super::convert;
+use super::flows::flows;
 use super::peer::Peer;
 use crate::driver::{self, Agent};
 
-type Shared = State<Arc<Agent>>;
+pub(super) type Shared = State<Arc<Agent>>;
 type Answer<T> = Result<Json<T>, Problem>;
 
 /// A follower is told that nothing happened after this at the latest, and asks again.
@@ -57,6 +58,7 @@ pub async fn serve_socket(
         .route("/v1/clusters/{cluster}/pause", post(pause))
         .route("/v1/clusters/{cluster}/resume", post(resume))
         .route("/v1/events", get(events))
+        .route("/v1/flows", get(flows))
         .route("/v1/reload", post(reload))
         .method_not_allowed_fallback(async || problem(ProblemCode::BadRequest, "this call takes another method"))
         .fallback(async || problem(ProblemCode::NotFound, "there is no such call in this version of the API"))
@@ -204,7 +206,7 @@ async fn ask(
     Ok(Json(Done::new(answer.await.map_err(|_| gone())??)))
 }
 
-fn find(agent: &Agent, cluster: &str) -> Result<(ClusterName, ClusterConfig), Problem> {
+pub(super) fn find(agent: &Agent, cluster: &str) -> Result<(ClusterName, ClusterConfig), Problem> {
     let name = ClusterName::new(cluster).map_err(|_| unknown_cluster(agent, cluster))?;
     let config = agent.cluster_config(&name).ok_or_else(|| unknown_cluster(agent, cluster))?;
     Ok((name, config))
@@ -257,7 +259,7 @@ fn nearest<'a>(wanted: &str, known: &'a [String]) -> Option<&'a String> {
         .map(|(_, name)| name)
 }
 
-fn problem(code: ProblemCode, error: impl Into<String>) -> Problem {
+pub(super) fn problem(code: ProblemCode, error: impl Into<String>) -> Problem {
     Problem { schema_version: SCHEMA_VERSION, code, error: error.into(), hint: None, details: None }
 }
 
@@ -269,6 +271,7 @@ impl IntoResponse for Problem {
             ProblemCode::NotFound => StatusCode::NOT_FOUND,
             ProblemCode::NeedsConfirmation => StatusCode::CONFLICT,
             ProblemCode::BadConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
+            ProblemCode::Busy => StatusCode::SERVICE_UNAVAILABLE,
             ProblemCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(self)).into_response()

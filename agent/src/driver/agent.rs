@@ -17,9 +17,11 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
 use super::departed::Departed;
+use super::flows::Readers;
 use super::host::{self, Sight};
 use super::journal::Journal;
 use super::lease::{self, Leases};
+use super::usage::{self, Watched};
 use super::worker::Worker;
 use super::{severed, watch};
 use crate::clock::Clock;
@@ -85,10 +87,12 @@ pub struct Agent {
     pub(super) shared: Shared,
     pub(super) settings: AgentConfig,
     /// On a thread of its own: a dump of many flows must not stand before a swap.
-    meter: Worker<Box<dyn Meter>>,
     pub(super) leases: Leases,
     pub(super) sight: Sight,
     pub(super) departed: RwLock<Vec<Departed>>,
+    pub(super) meter: Worker<Box<dyn Meter>>,
+    pub(super) readers: Readers,
+    pub(super) watched: RwLock<Watched>,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
     pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
@@ -138,6 +142,8 @@ impl Agent {
             leases: Leases::default(),
             sight: Sight::default(),
             departed: RwLock::default(),
+            readers: Readers::default(),
+            watched: RwLock::default(),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
             broken: RwLock::new(broken_paths(&loaded)),
@@ -176,6 +182,7 @@ impl Agent {
         watch::start(agent.clone(), notices)?;
         severed::start(agent.clone());
         host::start(agent.clone());
+        usage::start(agent.clone());
         Ok(agent)
     }
 
@@ -249,6 +256,7 @@ impl Agent {
             let message = format!("no space left under {}: history is not written", self.paths.state.display());
             alarms.push((None, Alarm { kind: AlarmKind::StateFailed, message }));
         }
+        alarms.extend(self.usage_alarms());
         let lost = self.shared.journal.lost();
         if lost > 0 {
             let message = format!("{lost} lines of history could not be written since the agent started");
@@ -259,7 +267,7 @@ impl Agent {
 
     /// The established connections through each listener, departed ones included; `None` when the kernel cannot be asked.
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
-        let listeners = self.listeners();
+        let listeners = self.counted_listeners();
         match self.meter.run(move |meter| meter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {

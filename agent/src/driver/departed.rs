@@ -71,7 +71,7 @@ impl Agent {
     }
 
     /// Every listener that connections may go through.
-    pub(super) fn listeners(&self) -> Vec<SocketAddr> {
+    pub(super) fn counted_listeners(&self) -> Vec<SocketAddr> {
         let mut listeners = self.served();
         listeners.extend(read(&self.departed).iter().map(|d| d.listener));
         listeners.into_iter().collect()

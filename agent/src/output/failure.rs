@@ -67,12 +67,15 @@ impl From<ClientError> for Failure {
             ClientError::Unknown { .. } => failure
                 .with_exit(Exit::OutcomeUnknown)
                 .hint("look at `shunt list` and `shunt events` before you try again"),
+            ClientError::BrokenOff { .. } => {
+                failure.hint("the agent ends a list that is not read for a minute: write it to a file first")
+            }
             ClientError::Garbled { .. } => failure.with_exit(Exit::OutcomeUnknown),
             ClientError::Refused(problem) => {
                 let exit = match problem.code {
                     ProblemCode::BadRequest | ProblemCode::NotFound | ProblemCode::BadConfiguration => Exit::Usage,
                     ProblemCode::NeedsConfirmation => Exit::Refused,
-                    ProblemCode::NotAllowed | ProblemCode::Failed => Exit::Failed,
+                    ProblemCode::NotAllowed | ProblemCode::Busy | ProblemCode::Failed => Exit::Failed,
                 };
                 Self { error: problem.error, hint: problem.hint, details: problem.details, exit }
             }

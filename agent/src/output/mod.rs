@@ -2,17 +2,26 @@
 #![expect(clippy::print_stderr, reason = "printing is what this module is for")]
 
 mod failure;
+mod stream;
 mod table;
 
 use std::io::{IsTerminal, Write};
 
 pub use failure::Failure;
+pub use stream::Stream;
 pub use table::{Table, Tone};
 
 /// Text for stdout, with a newline. A reader that went away (`shunt list | head`) is no error.
 pub fn say(text: &str) {
     let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    drop(out);
+    end_unless_written(written);
+}
+
+/// Ends the program when stdout takes no more.
+fn end_unless_written(written: std::io::Result<()>) {
+    if let Err(error) = written {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);
         }
@@ -41,6 +50,11 @@ pub fn note(text: &str) {
 /// Whether stdout takes colour: a terminal, and NO_COLOR is not set (no-color.org).
 pub fn has_colour() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// A line above a table, as a table's own header looks.
+pub fn heading(text: &str) -> String {
+    if has_colour() { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// The same of stderr.

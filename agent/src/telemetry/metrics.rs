@@ -174,9 +174,56 @@ pub async fn metrics_text(agent: &Agent) -> String {
     registry.register("agent_alarms", "Alarms of the agent itself and of its configuration", own);
     registry.register("listener_connections", "Established connections through the listener", connections);
 
+    register_usage(&mut registry, agent).await;
+
     let mut text = String::new();
     if let Err(error) = encode(&mut text, &registry) {
         tracing::error!(%error, "metrics could not be written as text");
     }
     text
+}
+
+/// How full the kernel's tables are, and what was refused; what cannot be told is left out.
+async fn register_usage(registry: &mut Registry, agent: &Agent) {
+    if let Some(usage) = agent.usage() {
+        let gauge = |value: u64| {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(value.cast_signed());
+            gauge
+        };
+        registry.register("conntrack_entries", "Connections that the kernel tracks, of the host", gauge(usage.flows));
+        registry.register("conntrack_max", "How many it can track; 0: any number", gauge(usage.flows_max));
+        let turned_away = Counter::<u64>::default();
+        turned_away.inc_by(usage.turned_away);
+        registry.register(
+            "turned_away",
+            "Packets of new connections that found no place in conntrack or no free port, of the host",
+            turned_away,
+        );
+        let ports = Family::<Labels, Gauge>::default();
+        for port in usage.ports {
+            let labels = vec![("source", port.source.to_string()), ("backend", port.backend.to_string())];
+            ports.get_or_create(&labels).set(port.taken.cast_signed());
+        }
+        registry.register("snat_ports_taken", "Source ports of 64512 that connections to the backend take", ports);
+    }
+    if let Some(listeners) = agent.refused().await {
+        let refused = Family::<Labels, Counter>::default();
+        for (cluster, listener, counts) in listeners {
+            let reasons = [
+                ("not_allowed", counts.not_allowed),
+                ("over_limit", counts.over_limit),
+                ("over_source_limit", counts.over_source_limit),
+            ];
+            for (reason, count) in reasons {
+                let labels = vec![
+                    ("cluster", cluster.to_string()),
+                    ("listener", listener.to_string()),
+                    ("reason", reason.to_owned()),
+                ];
+                refused.get_or_create(&labels).inc_by(count);
+            }
+        }
+        registry.register("refused", "New connections that the listener refused", refused);
+    }
 }

@@ -3,8 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{CTA_ID, CTA_PROTOINFO, CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE};
+use shunt_core::flow::Tuple as Flow;
+
 use crate::element::Pair;
 use crate::netlink::HEADERS;
+use crate::schema::Family;
 use crate::tlv;
 
 // linux/netfilter/nfnetlink_conntrack.h
@@ -58,17 +61,27 @@ impl Entry {
         })
     }
 
+    pub const fn flow(&self) -> Flow {
+        Flow { client: self.original.source, listener: self.original.destination }
+    }
+
+    /// Whether the flow has come so far that its ends believe in it, and neither has closed it for good.
+    pub fn has_ends_to_tell(&self) -> bool {
+        // linux/netfilter/nf_conntrack_tcp.h: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK
+        self.tcp_state.is_some_and(|state| (2..=6).contains(&state))
+    }
+
     /// The pair that the flow belongs to, if the listener is one of ours.
     pub const fn pair(&self) -> Pair {
         Pair { listener: self.original.destination, backend: self.reply.source }
     }
 }
 
-/// An address that stands for any, of the same family.
-pub fn unspecified(like: &SocketAddr) -> SocketAddr {
-    match like {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// An address that stands for any of the family.
+pub fn unspecified(family: Family) -> SocketAddr {
+    match family {
+        Family::V4 => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        Family::V6 => (Ipv6Addr::UNSPECIFIED, 0).into(),
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use shunt_core::datapath::{DatapathError, Drift};
 
 use super::{NftDatapath, Presence};
-use crate::drift::{Comparison, compare, repair};
+use crate::drift::{Comparison, compare, our_wording, repair};
 use crate::element::{Key, Pair};
 use crate::netlink::read::{self, Snapshot};
 use crate::netlink::write;
 use crate::owner::own;
-use crate::ruleset::chains;
+use crate::ruleset::{ADMIT, chains};
 use crate::state::plan::{Op, difference};
 use crate::state::{Elements, State};
 
@@ -41,7 +41,7 @@ impl NftDatapath {
         if replace {
             write::delete_table(&mut batch, &self.table);
         }
-        write::create(&mut batch, &self.table);
+        write::create(&mut batch, &self.table, &self.layout(state));
         write::ops(&mut batch, &self.table, &ops, now);
         match self.commit(batch) {
             Ok(commit) => Ok(commit),
@@ -68,27 +68,34 @@ impl NftDatapath {
             return Ok(Restored { drift, commit, dead: Vec::new() });
         };
         let expected = self.state.elements();
-        let Comparison { drift, rebuild, chains } = compare(&self.table, &found, &expected, &self.wording, now);
+        let Comparison { drift, rebuild, mut chains } = compare(&self.table, &found, &expected, &self.wording, now);
+        if desired.source_limits() != self.state.source_limits() && !chains.contains(&ADMIT) {
+            chains.push(ADMIT);
+        }
         let strangers: Vec<Pair> = found.elements.keys().filter_map(|key| stranger(key, desired)).collect();
         let commit = if rebuild {
             self.build(desired, true, now)?
         } else {
-            self.mend(&chains, &repair(&found.elements, &desired.elements(), now), now)?
+            self.mend(&chains, desired, &repair(&found.elements, &desired.elements(), now), now)?
         };
         self.presence = Presence::Current;
         if !chains.is_empty() {
-            self.learn_wording()?;
+            self.learn_wording(desired)?;
         }
         Ok(Restored { drift, commit, dead: strangers })
     }
 
     /// Rewrites the rules of `chains` and changes elements.
-    fn mend(&mut self, rewrite: &[&'static str], ops: &[Op], now: Instant) -> Result<Duration, DatapathError> {
+    fn mend(
+        &mut self,
+        rewrite: &[&'static str],
+        desired: &State,
+        ops: &[Op],
+        now: Instant,
+    ) -> Result<Duration, DatapathError> {
         let mut batch = self.batch();
-        for chain in chains().iter().filter(|chain| rewrite.contains(&chain.name)) {
-            write::flush(&mut batch, &self.table, chain.name);
-            write::add_rules(&mut batch, &self.table, chain);
-        }
+        let chains = chains(&self.layout(desired));
+        write::rewrite(&mut batch, &self.table, chains.iter().filter(|chain| rewrite.contains(&chain.name)));
         write::ops(&mut batch, &self.table, ops, now);
         if batch.is_empty() {
             return Ok(Duration::ZERO);
@@ -98,7 +105,8 @@ impl NftDatapath {
 
     /// A kernel that puts the rules that we have just written in other words is taken at its word, or every
     /// reconciliation would write them anew.
-    fn learn_wording(&mut self) -> Result<(), DatapathError> {
+    fn learn_wording(&mut self, written: &State) -> Result<(), DatapathError> {
+        self.wording = our_wording(&self.layout(written));
         if let Some(found) = self.read_back()?
             && found.rules != self.wording
         {

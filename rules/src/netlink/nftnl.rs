@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 
 use nftnl_sys as sys;
 
-pub use self::set::{Definition, elements};
+pub use self::set::{Definition, Found, elements};
 use crate::{ruleset, schema};
 
 macro_rules! object {

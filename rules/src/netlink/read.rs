@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nftnl_sys as sys;
@@ -12,7 +13,8 @@ use nftnl_sys as sys;
 use super::nftnl::{self, Chain, Definition, FoundHook, Rule, Set, Table};
 use super::socket::Netlink;
 use super::{HEADERS, finish, header, nf_tables};
-use crate::schema::SetId;
+use crate::element::Key;
+use crate::schema::{Family, Kind, Reason, SetId};
 use crate::state::Elements;
 use crate::tlv;
 
@@ -60,7 +62,7 @@ fn table_once(netlink: &mut Netlink, name: &str) -> Result<Option<Snapshot>, (St
     snapshot.rules = rules(netlink, name).map_err(tried("the rules"))?;
     snapshot.sets = sets(netlink, name).map_err(tried("the sets"))?;
     for set in SetId::all() {
-        if snapshot.sets.get(set.name()) == Some(&Definition::of(set)) {
+        if !set.kind.is_dynamic() && snapshot.sets.get(set.name()) == Some(&Definition::of(set)) {
             elements(netlink, name, set, &mut snapshot).map_err(tried(set.name()))?;
         }
     }
@@ -143,7 +145,46 @@ fn sets(netlink: &mut Netlink, table: &str) -> io::Result<BTreeMap<String, Defin
     })
 }
 
+/// How often new connections were refused, by listener and reason.
+pub fn refusals(netlink: &mut Netlink, table: &str) -> io::Result<Vec<(SocketAddr, Reason, u64)>> {
+    let mut refusals = Vec::new();
+    for family in Family::BOTH {
+        let set = SetId { kind: Kind::Refused, family };
+        refusals.extend(each_element(netlink, table, set, Vec::new, |all, found| {
+            if let (Some(Key::Refused(listener, reason)), Some(times)) = (found.key, found.packets) {
+                all.push((listener, reason, times));
+            }
+        })?);
+    }
+    Ok(refusals)
+}
+
 fn elements(netlink: &mut Netlink, table: &str, set: SetId, into: &mut Snapshot) -> io::Result<()> {
+    let now = Instant::now();
+    let start = || (Elements::new(), 0usize);
+    let (elements, strange) = each_element(netlink, table, set, start, |(elements, strange), found| {
+        let Some(key) = found.key else {
+            *strange += 1;
+            return;
+        };
+        let mut value = found.value;
+        value.deadline = found.expires_in_ms.map(|ms| now + Duration::from_millis(ms));
+        elements.insert(key, value);
+    })?;
+    if strange > 0 {
+        into.strange.push(format!("a catch-all element in {} {}", set.noun(), set.name()));
+    }
+    into.elements.extend(elements);
+    Ok(())
+}
+
+fn each_element<T>(
+    netlink: &mut Netlink,
+    table: &str,
+    set: SetId,
+    start: impl Fn() -> T,
+    mut each: impl FnMut(&mut T, nftnl::Found),
+) -> io::Result<T> {
     const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
     const NFTA_SET_ELEM_LIST_SET: u16 = 2;
     let request = |seq| {
@@ -152,33 +193,15 @@ fn elements(netlink: &mut Netlink, table: &str, set: SetId, into: &mut Snapshot)
             name(bytes, NFTA_SET_ELEM_LIST_SET, set.name());
         })
     };
-    let now = Instant::now();
-    let (elements, strange) = netlink.dump(
-        request,
-        || (Elements::new(), 0usize),
-        |(elements, strange), message| {
-            let object = Set::new();
-            // SAFETY: `message` is a whole netlink message in aligned memory.
-            if unsafe { sys::nftnl_set_elems_nlmsg_parse(message.as_ptr().cast(), object.raw()) } < 0 {
-                return Err(unreadable());
-            }
-            nftnl::elements(&object, set, |found| {
-                let Some(key) = found.key else {
-                    *strange += 1;
-                    return;
-                };
-                let mut value = found.value;
-                value.deadline = found.expires_in_ms.map(|ms| now + Duration::from_millis(ms));
-                elements.insert(key, value);
-            });
-            Ok(())
-        },
-    )?;
-    if strange > 0 {
-        into.strange.push(format!("a catch-all element in {} {}", set.noun(), set.name()));
-    }
-    into.elements.extend(elements);
-    Ok(())
+    netlink.dump(request, start, |all, message| {
+        let object = Set::new();
+        // SAFETY: `message` is a whole netlink message in aligned memory.
+        if unsafe { sys::nftnl_set_elems_nlmsg_parse(message.as_ptr().cast(), object.raw()) } < 0 {
+            return Err(unreadable());
+        }
+        nftnl::elements(&object, set, |found| each(all, found));
+        Ok(())
+    })
 }
 
 pub fn dump(message: i32, family: i32, seq: u32, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {

@@ -4,7 +4,8 @@
 //! dump is produced while it is read.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use mnl::Bus;
@@ -22,6 +23,8 @@ pub struct Netlink {
     socket: mnl::Socket,
     seq: u32,
     buffer: Vec<u32>,
+    /// The rest of a dump that was broken off is still to come, and the kernel makes no other meanwhile.
+    unread: bool,
 }
 
 // SAFETY: libmnl's socket is a file descriptor and its address on the heap; nothing in it belongs to a thread.
@@ -46,7 +49,7 @@ impl Netlink {
     pub fn subscribed(groups: u32) -> io::Result<Self> {
         let socket = mnl::Socket::open(Bus::Netfilter)?;
         socket.bind(groups, 0)?;
-        let netlink = Self { socket, seq: 0, buffer: vec![0; RECEIVE / 4] };
+        let netlink = Self { socket, seq: 0, buffer: vec![0; RECEIVE / 4], unread: false };
         // Errors without a copy of the request, and with the offset of what was wrong in it. Both are comfort.
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
             let _ = netlink.set_option(libc::SOL_NETLINK, option, 1);
@@ -78,7 +81,7 @@ impl Netlink {
             self.grow(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes.len() * 2);
         }
         let begin = Instant::now();
-        let sent = self.socket.send(bytes).map_err(whole)?;
+        let sent = self.send(bytes).map_err(whole)?;
         if sent != bytes.len() {
             return Err(whole(io::Error::other("the transaction was cut short on its way")));
         }
@@ -107,7 +110,7 @@ impl Netlink {
 
     /// Sends requests that each want an acknowledgement; hands each answer's sequence number and outcome over.
     pub fn request(&mut self, bytes: &[u8], mut each: impl FnMut(u32, io::Result<()>)) -> io::Result<()> {
-        self.socket.send(bytes)?;
+        self.send(bytes)?;
         self.answers(true, |message| {
             if message.kind == libc::NLMSG_ERROR as u16 {
                 each(message.seq, message.error().map_or(Ok(()), Err));
@@ -118,7 +121,7 @@ impl Netlink {
 
     /// Sends one request and returns its one answer (without the acknowledgement, which it must not ask for).
     pub fn ask(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        self.socket.send(bytes)?;
+        self.send(bytes)?;
         let mut answer = Vec::new();
         self.answers(true, |message| {
             if let Some(error) = message.error() {
@@ -140,7 +143,7 @@ impl Netlink {
     ) -> io::Result<T> {
         for _ in 0..ATTEMPTS {
             let seq = self.next_seq();
-            self.socket.send(&request(seq))?;
+            self.send(&request(seq))?;
             let mut all = start();
             let mut interrupted = false;
             let read = self.answers(false, |message| {
@@ -173,12 +176,46 @@ impl Netlink {
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "it changes faster than it can be read"))
     }
 
+    /// Reads a dump message by message until `each` breaks off, and only once: what is told cannot be taken back.
+    pub fn stream(
+        &mut self,
+        request: impl FnOnce(u32) -> Vec<u8>,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        let seq = self.next_seq();
+        self.send(&request(seq))?;
+        let mut flow = ControlFlow::Continue(());
+        let read = self.answers(false, |message| {
+            if message.seq != seq || flow.is_break() {
+                return Ok(flow.is_break());
+            }
+            if let Some(error) = message.error() {
+                return Err(error);
+            }
+            if message.kind == libc::NLMSG_DONE as u16 || message.kind == libc::NLMSG_ERROR as u16 {
+                return Ok(true);
+            }
+            flow = each(message.bytes);
+            Ok(flow.is_break())
+        });
+        self.unread = flow.is_break() || read.is_err();
+        read.map(|()| flow)
+    }
+
     /// Messages that wait in the queue, without waiting for any. `Ok(false)` once it is empty.
     pub fn pending(&mut self, mut each: impl FnMut(&Message<'_>)) -> io::Result<()> {
         self.answers(true, |message| {
             each(message);
             Ok(false)
         })
+    }
+
+    /// A dump that was broken off is read to its end first, which costs the kernel as much as if it were wanted.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if std::mem::take(&mut self.unread) {
+            self.drain();
+        }
+        self.socket.send(bytes)
     }
 
     /// Throws away what is left of an abandoned answer.
@@ -227,6 +264,13 @@ impl Netlink {
             )
         };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket is open for as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
     }
 }
 

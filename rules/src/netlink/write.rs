@@ -7,7 +7,7 @@ use nftnl_sys as sys;
 use super::batch::{Batch, Subject};
 use super::nftnl::{Chain, Rule, Set, Table};
 use crate::element::{Key, Value};
-use crate::ruleset::{self, chains};
+use crate::ruleset::{self, Layout, chains};
 use crate::schema::{self, SetId};
 use crate::state::plan::Op;
 
@@ -16,7 +16,7 @@ use crate::state::plan::Op;
 const PER_MESSAGE: usize = 250;
 
 /// Creates the table, its sets, chains and rules. Fails when a table of the name exists.
-pub fn create(batch: &mut Batch, table: &str) {
+pub fn create(batch: &mut Batch, table: &str, layout: &Layout) {
     let object = Table::named(table, Some(&schema::table_comment()));
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     // SAFETY: a table's name and comment are far below the limit.
@@ -34,7 +34,7 @@ pub fn create(batch: &mut Batch, table: &str) {
             });
         }
     }
-    let chains = chains();
+    let chains = chains(layout);
     for chain in &chains {
         let object = Chain::of(table, chain);
         // SAFETY: a chain without rules is far below the limit.
@@ -49,7 +49,7 @@ pub fn create(batch: &mut Batch, table: &str) {
     }
 }
 
-pub fn add_rules(batch: &mut Batch, table: &str, chain: &ruleset::Chain) {
+fn add_rules(batch: &mut Batch, table: &str, chain: &ruleset::Chain) {
     for rule in &chain.rules {
         let object = Rule::of(table, chain.name, rule);
         let subject = Subject::Rule { chain: chain.name.to_owned(), comment: rule.comment.to_owned() };
@@ -62,8 +62,16 @@ pub fn add_rules(batch: &mut Batch, table: &str, chain: &ruleset::Chain) {
     }
 }
 
+/// Replaces the rules of chains that are there.
+pub fn rewrite<'a>(batch: &mut Batch, table: &str, chains: impl Iterator<Item = &'a ruleset::Chain>) {
+    for chain in chains {
+        flush(batch, table, chain.name);
+        add_rules(batch, table, chain);
+    }
+}
+
 /// Takes all rules out of a chain.
-pub fn flush(batch: &mut Batch, table: &str, chain: &str) {
+fn flush(batch: &mut Batch, table: &str, chain: &str) {
     let object = Rule::in_chain(table, chain);
     // SAFETY: two names are far below the limit.
     unsafe {

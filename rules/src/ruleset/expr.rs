@@ -38,6 +38,30 @@ pub enum Expr {
         reg: u32,
         value: Option<u32>,
     },
+    /// Goes on if the key that begins in register `reg` is not in the set.
+    Missing {
+        set: SetId,
+        reg: u32,
+    },
+    Number {
+        reg: u32,
+        value: u32,
+    },
+    /// Counts the flow for the key that begins in register `reg`, and goes on if it has more than `limit` now.
+    CountOver {
+        set: SetId,
+        reg: u32,
+        limit: u32,
+    },
+    /// Goes on for so many packets a second.
+    Rate {
+        per_second: u32,
+    },
+    /// Hands a copy of the packet's first bytes to whoever listens to the group.
+    Copy {
+        group: u16,
+    },
+    Untracked,
     /// A random number below `modulus`.
     Random {
         modulus: u32,
@@ -48,7 +72,12 @@ pub enum Expr {
         address: u32,
         port: u32,
     },
-    /// With a random source port, so that ports that are still in use are found fast.
+    /// To an address and a random source port, so that ports that are still in use are found fast.
+    Snat {
+        family: Family,
+        address: u32,
+    },
+    /// To the outgoing interface's address, likewise.
     Masquerade,
     Reset,
     Counter,
@@ -68,6 +97,7 @@ pub enum Direction {
 // linux/netfilter/nf_conntrack_common.h and nf_tables.h: 1 << (ctinfo + 1), and invalid apart.
 pub const STATE_INVALID: u32 = 1 << 0;
 pub const STATE_ESTABLISHED: u32 = 1 << 1;
+pub const STATE_RELATED: u32 = 1 << 2;
 pub const STATE_NEW: u32 = 1 << 3;
 pub const STATUS_CONFIRMED: u32 = 1 << 3;
 pub const STATUS_DNAT: u32 = 1 << 5;
@@ -132,9 +162,43 @@ pub fn live(family: Family) -> Vec<Expr> {
 }
 
 pub fn tcp() -> Vec<Expr> {
+    protocol(libc::IPPROTO_TCP)
+}
+
+pub fn protocol(number: i32) -> Vec<Expr> {
+    vec![Expr::Meta { key: libc::NFT_META_L4PROTO, reg: 0 }, Expr::Equal { reg: 0, data: vec![number as u8] }]
+}
+
+/// Goes on if the flow is TCP's, whatever the packet is.
+pub fn of_tcp() -> Vec<Expr> {
+    vec![
+        Expr::Ct { key: libc::NFT_CT_PROTOCOL, direction: None, reg: 0 },
+        Expr::Equal { reg: 0, data: vec![libc::IPPROTO_TCP as u8] },
+    ]
+}
+
+pub fn not_tcp() -> Vec<Expr> {
     vec![
         Expr::Meta { key: libc::NFT_META_L4PROTO, reg: 0 },
-        Expr::Equal { reg: 0, data: vec![libc::IPPROTO_TCP as u8] },
+        Expr::Differ { reg: 0, data: vec![libc::IPPROTO_TCP as u8] },
+    ]
+}
+
+/// Loads the client's address behind what is loaded already, into register `reg`.
+pub fn client(family: Family, reg: u32) -> Expr {
+    let key = match family {
+        Family::V4 => libc::NFT_CT_SRC_IP,
+        Family::V6 => libc::NFT_CT_SRC_IP6,
+    };
+    Expr::Ct { key, direction: Some(Direction::Original), reg }
+}
+
+pub fn reset_bit() -> Vec<Expr> {
+    const RST: u8 = 0x04;
+    vec![
+        Expr::Payload { base: libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset: 13, len: 1, reg: 0 },
+        Expr::And { reg: 0, mask: vec![RST] },
+        Expr::Differ { reg: 0, data: vec![0] },
     ]
 }
 

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use shunt_core::mapping::Weighted;
+use ipnet::IpNet;
+use shunt_core::mapping::{Admission, Weighted};
 
-use super::{Elements, Listener, Road, State, slots};
+use super::lease::Lease;
+use super::note::{Note, Stance};
+use super::{Elements, Listener, Road, Source, State, slots};
 use crate::element::Key;
 use crate::schema::SLOTS;
 
@@ -31,8 +34,21 @@ impl State {
                 Key::Listener(listener) => found.entry(*listener).or_default().note.clone_from(&value.note),
                 Key::Hold(listener) => found.entry(*listener).or_default().hold = value.deadline,
                 Key::Masquerade(listener) => found.entry(*listener).or_default().masquerade = true,
+                Key::Pool(listener, slot) => {
+                    let pool = &mut found.entry(*listener).or_default().pool;
+                    pool.resize(SLOTS as usize, None);
+                    if let Some(place) = pool.get_mut(*slot as usize) {
+                        *place = value.backend;
+                    }
+                }
+                Key::Allow(listener, network) => found.entry(*listener).or_default().allow.push(*network),
                 // The listener's note says it, too.
-                Key::Fenced(_) | Key::Backend(_) => {}
+                Key::Fenced(_)
+                | Key::Backend(_)
+                | Key::Restricted(_)
+                | Key::Limited(_)
+                | Key::PerSource(..)
+                | Key::Refused(..) => {}
             }
         }
         Self::new(found.into_iter().map(|(address, found)| (address, found.listener(now))).collect())
@@ -48,45 +64,66 @@ struct Found {
     live: BTreeMap<SocketAddr, Option<Instant>>,
     hold: Option<Instant>,
     masquerade: bool,
+    pool: Vec<Option<SocketAddr>>,
+    allow: Vec<IpNet>,
 }
 
 impl Found {
     fn listener(self, now: Instant) -> Listener {
-        let note = self.note.clone().unwrap_or_default();
-        let mut words = note.split(' ');
-        let cluster = words.next().unwrap_or_default().to_owned();
-        let road = match (words.next(), words.next().and_then(|ms| ms.parse().ok())) {
-            (Some("hold"), Some(ms)) => {
-                // A hold that is over has left no element: its listener refuses, and goes on to.
-                Road::Hold { span: Duration::from_millis(ms), until: self.hold.unwrap_or(now) }
-            }
-            (Some("refuse"), _) => Road::Refuse,
-            (Some("removed"), _) => Road::Removed,
-            _ => self.open_road(),
+        let note = Note::parse(self.note.as_deref().unwrap_or_default());
+        let road = match note.stance {
+            // A hold that is over has left no element: its listener refuses, and goes on to.
+            Stance::Hold(span) => Road::Hold { span, until: self.hold.unwrap_or(now) },
+            Stance::Refuse => Road::Refuse,
+            Stance::Removed => Road::Removed,
+            Stance::Open => self.open_road(),
         };
         let open = road.backends();
+        let lease = note.lease.filter(|_| !open.is_empty()).map(|span| {
+            let until = |backend| self.live.get(backend).map_or(now, |until| until.unwrap_or(now + span));
+            Lease { span, until: open.iter().map(until).min().unwrap_or(now) }
+        });
+        let source = match (self.masquerade, weigh(&self.pool)) {
+            (true, _) => Source::Masquerade,
+            (false, pool) if pool.is_empty() => Source::Client,
+            (false, pool) => Source::Pool(slots::fill(&self.pool, &pool)),
+        };
         let former = self.live.into_iter().filter(|(backend, _)| !open.contains(backend)).collect();
-        Listener { cluster, masquerade: self.masquerade, road, former }
+        let admission = Admission {
+            allow: IpNet::aggregate(&self.allow),
+            limit: note.limit,
+            limit_per_source: note.limit_per_source,
+        };
+        let listener = Listener { cluster: note.cluster, source, road, former, admission, lease };
+        // Nobody renewed it: whether the backend is still the right one is for somebody to find out.
+        if lease.is_some_and(|lease| lease.has_run_out(now)) { listener.lapsed(now) } else { listener }
     }
 
     fn open_road(&self) -> Road {
         if let Some(backend) = self.primary {
             return Road::Single(backend);
         }
-        let mut weights: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        for backend in self.slots.iter().flatten() {
-            *weights.entry(*backend).or_default() += 1;
-        }
+        let weights = weigh(&self.slots);
         if weights.is_empty() {
             return Road::Refuse;
         }
-        let weights: Vec<_> = weights.into_iter().map(|(address, weight)| Weighted { address, weight }).collect();
         Road::Spread(slots::fill(&self.slots, &weights))
     }
 }
 
+/// Whoever has slots, and how many.
+fn weigh(slots: &[Option<SocketAddr>]) -> Vec<Weighted> {
+    let mut weights: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+    for address in slots.iter().flatten() {
+        *weights.entry(*address).or_default() += 1;
+    }
+    weights.into_iter().map(|(address, weight)| Weighted { address, weight }).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::element::{Pair, Value};
 
@@ -95,7 +132,14 @@ mod tests {
     }
 
     fn listener(road: Road) -> Listener {
-        Listener { cluster: "orders".to_owned(), masquerade: true, road, former: BTreeMap::new() }
+        Listener {
+            cluster: "orders".to_owned(),
+            source: Source::Masquerade,
+            road,
+            former: BTreeMap::new(),
+            admission: Admission::default(),
+            lease: None,
+        }
     }
 
     #[test]
@@ -108,7 +152,7 @@ mod tests {
             (at("10.1.0.1:1"), listener(Road::Single(at("10.0.0.1:1")))),
             (at("10.1.0.2:1"), listener(Road::Spread(slots::fill(&[], &weights)))),
             (at("10.1.0.3:1"), listener(Road::Hold { span: Duration::from_millis(7500), until: later })),
-            (at("10.1.0.4:1"), Listener { masquerade: false, ..listener(Road::Refuse) }),
+            (at("10.1.0.4:1"), Listener { source: Source::Client, ..listener(Road::Refuse) }),
             (
                 at("[fd00::1]:1"),
                 Listener {
@@ -116,10 +160,36 @@ mod tests {
                     ..listener(Road::Single(at("[fd00::4]:1")))
                 },
             ),
-            (at("10.1.0.6:1"), Listener { masquerade: false, ..listener(Road::Removed) }),
+            (at("10.1.0.6:1"), Listener { source: Source::Client, ..listener(Road::Removed) }),
+            (
+                at("10.1.0.7:1"),
+                Listener {
+                    source: Source::Pool(slots::fill(&[], &[Weighted { address: at("10.9.0.1:0"), weight: 1 }])),
+                    admission: Admission {
+                        allow: vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()],
+                        limit: Some(1000),
+                        limit_per_source: Some(10),
+                    },
+                    lease: Some(Lease::new(Duration::from_secs(5), now)),
+                    ..listener(Road::Single(at("10.0.0.1:1")))
+                },
+            ),
         ]);
         let state = State::new(listeners);
         assert_eq!(State::adopt(&state.elements(), now), state);
+    }
+
+    #[test]
+    fn a_listener_whose_lease_ran_out_is_adopted_fenced() {
+        let now = Instant::now();
+        let lease = Some(Lease::new(Duration::from_secs(5), now));
+        let leased = Listener { lease, ..listener(Road::Single(at("10.0.0.1:1"))) };
+        let state = State::new(BTreeMap::from([(at("10.1.0.1:1"), leased)]));
+        let mut elements = state.elements();
+        let later = now + Duration::from_secs(5);
+        assert_eq!(State::adopt(&elements, later).held()[0].backends, [], "about to be forgotten");
+        elements.retain(|key, _| !matches!(key, Key::Live(_)));
+        assert_eq!(State::adopt(&elements, now).held()[0].backends, [], "forgotten");
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! A change, planned: which elements go and come, which pairs die, and the state afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+use shunt_core::config::Snat;
 use shunt_core::datapath::Change;
-use shunt_core::mapping::{Leaving, Mapping, Route};
+use shunt_core::mapping::{Admission, Leaving, Mapping, Route, Weighted};
 
-use super::{Elements, Listener, Road, State, gone, masquerades, slots};
+use super::lease::Lease;
+use super::{Elements, Listener, Road, Source, State, gone, slots, take_one};
 use crate::element::{Key, Pair, Value};
 use crate::schema::{Family, SLOTS};
 
@@ -32,6 +35,11 @@ pub struct Plan {
     pub dead: Vec<Pair>,
     /// Pairs that may pass from now on.
     pub born: Vec<Pair>,
+    /// Listeners that hold new connections no longer, and those that do until then.
+    pub released: Vec<SocketAddr>,
+    pub held: Vec<(SocketAddr, Instant)>,
+    /// The different limits of connections per source, if they are not what they were.
+    pub source_limits: Option<BTreeSet<u32>>,
     after: BTreeMap<SocketAddr, Option<Listener>>,
 }
 
@@ -44,20 +52,37 @@ impl State {
                 let former = former(Some(listener), &[], *leaving, now);
                 after.insert(
                     *address,
-                    Some(Listener { former, road: Road::Removed, masquerade: false, ..listener.clone() }),
+                    Some(Listener {
+                        cluster: listener.cluster.clone(),
+                        source: Source::Client,
+                        road: Road::Removed,
+                        former,
+                        admission: Admission::default(),
+                        lease: None,
+                    }),
                 );
             }
         }
         for mapping in &change.set {
-            let masquerade = check(mapping)?;
+            check(mapping)?;
             let address = mapping.listener;
             let before = after.get(&address).map_or_else(|| self.listeners.get(&address), Option::as_ref);
-            let next = Listener {
+            let mut next = Listener {
                 cluster: mapping.cluster.to_string(),
-                masquerade,
+                source: source(before.map(|b| &b.source), &mapping.snat),
                 road: road(before.map(|b| &b.road), &mapping.route, now),
                 former: former(before, &mapping.route.backends(), mapping.leaving, now),
+                admission: Admission { allow: IpNet::aggregate(&mapping.admission.allow), ..mapping.admission.clone() },
+                lease: None,
             };
+            if let Some(span) = mapping.lease.map(whole_ms).filter(|_| !mapping.route.is_fenced()) {
+                let running =
+                    before.and_then(|b| b.lease).filter(|lease| lease.span == span && !lease.has_run_out(now));
+                next.lease = Some(running.unwrap_or_else(|| Lease::new(span, now)));
+                if before != Some(&next) {
+                    next.lease = Some(Lease::new(span, now));
+                }
+            }
             after.insert(address, Some(next));
         }
         after.retain(|address, listener| self.listeners.get(address) != listener.as_ref());
@@ -84,6 +109,15 @@ impl State {
             let pair = |backend: &SocketAddr| Pair { listener: *address, backend: *backend };
             plan.dead.extend(had.difference(&has).map(pair));
             plan.born.extend(has.difference(&had).map(pair));
+            let holds = |listener: Option<&Listener>| match listener.map(|l| &l.road) {
+                Some(Road::Hold { until, .. }) => Some(*until),
+                _ => None,
+            };
+            match (holds(before), holds(next.as_ref())) {
+                (Some(_), None) => plan.released.push(*address),
+                (_, Some(until)) => plan.held.push((*address, until)),
+                (None, None) => {}
+            }
         }
         for (backend, delta) in counts {
             let before = self.backends.get(&backend).copied().unwrap_or(0);
@@ -95,9 +129,31 @@ impl State {
                 new.extend([entry]);
             }
         }
+        plan.source_limits = self.source_limits_after(&after);
         plan.ops = difference(&old, &new, now);
         plan.after = after;
         plan
+    }
+
+    fn source_limits_after(&self, after: &BTreeMap<SocketAddr, Option<Listener>>) -> Option<BTreeSet<u32>> {
+        let limit = |listener: Option<&Listener>| listener.and_then(|listener| listener.admission.limit_per_source);
+        let moved = |(address, next): &(&SocketAddr, &Option<Listener>)| {
+            limit(self.listeners.get(*address)) != limit(next.as_ref())
+        };
+        if !after.iter().any(|change| moved(&change)) {
+            return None;
+        }
+        let mut counts = self.source_limits.clone();
+        for (address, next) in after {
+            if let Some(limit) = limit(next.as_ref()) {
+                *counts.entry(limit).or_default() += 1;
+            }
+            if let Some(limit) = limit(self.listeners.get(address)) {
+                take_one(&mut counts, &limit);
+            }
+        }
+        let limits: BTreeSet<u32> = counts.into_keys().collect();
+        (limits != self.source_limits()).then_some(limits)
     }
 
     /// The state that a committed plan leads to.
@@ -156,8 +212,10 @@ fn former(
     now: Instant,
 ) -> BTreeMap<SocketAddr, Option<Instant>> {
     let Some(before) = before else { return BTreeMap::new() };
-    before
-        .live()
+    // Not the lease's time: a drain outlives the agent.
+    let serving = before.road.backends().into_iter().map(|backend| (backend, None));
+    serving
+        .chain(before.former.iter().map(|(backend, until)| (*backend, *until)))
         .filter(|(backend, _)| !staying.contains(backend))
         .filter_map(|(backend, until)| match leaving {
             Leaving::Sever => None,
@@ -171,13 +229,59 @@ fn former(
         .collect()
 }
 
-/// Whether the mapping masquerades; or why nftables cannot hold it.
-fn check(mapping: &Mapping) -> Result<bool, String> {
+fn source(before: Option<&Source>, snat: &Snat) -> Source {
+    match snat {
+        Snat::None => Source::Client,
+        Snat::Masquerade => Source::Masquerade,
+        Snat::Pool(ranges) => {
+            let known: Vec<_> = match before {
+                Some(Source::Pool(slots)) => slots.iter().copied().map(Some).collect(),
+                _ => Vec::new(),
+            };
+            let addresses: Vec<_> =
+                pool(ranges).map(|ip| Weighted { address: SocketAddr::new(ip, 0), weight: 1 }).collect();
+            Source::Pool(slots::fill(&known, &addresses))
+        }
+    }
+}
+
+/// The addresses of a pool; at most one more than there are slots.
+fn pool(ranges: &[(IpAddr, IpAddr)]) -> impl Iterator<Item = IpAddr> {
+    let all: BTreeSet<IpAddr> = ranges
+        .iter()
+        .flat_map(|(first, last)| -> Vec<IpAddr> {
+            match (first, last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => (first.to_bits()..=last.to_bits())
+                    .take(SLOTS as usize + 1)
+                    .map(|ip| IpAddr::from(ip.to_be_bytes()))
+                    .collect(),
+                (IpAddr::V6(first), IpAddr::V6(last)) => (first.to_bits()..=last.to_bits())
+                    .take(SLOTS as usize + 1)
+                    .map(|ip| IpAddr::from(ip.to_be_bytes()))
+                    .collect(),
+                _ => Vec::new(),
+            }
+        })
+        .collect();
+    all.into_iter().take(SLOTS as usize + 1)
+}
+
+/// Why nftables cannot hold a mapping.
+fn check(mapping: &Mapping) -> Result<(), String> {
     let listener = mapping.listener;
     let refuse = |why: String| Err(format!("listener {listener}: {why}"));
-    let Some(masquerade) = masquerades(&mapping.snat) else {
-        return refuse("the nftables datapath has no SNAT pools yet".to_owned());
-    };
+    if let Snat::Pool(ranges) = &mapping.snat {
+        let addresses: Vec<_> = pool(ranges).collect();
+        if !(1..=SLOTS as usize).contains(&addresses.len()) {
+            return refuse(format!("an SNAT pool has 1 to {SLOTS} addresses"));
+        }
+        if let Some(other) = addresses.iter().find(|ip| ip.is_ipv4() != listener.is_ipv4()) {
+            return refuse(format!("source address {other} is of another address family, and NAT stays within one"));
+        }
+    }
+    if let Some(other) = mapping.admission.allow.iter().find(|net| net.addr().is_ipv4() != listener.is_ipv4()) {
+        return refuse(format!("network {other} is of another address family"));
+    }
     if listener.ip().is_unspecified() {
         return refuse("nftables maps exact addresses, not the unspecified one".to_owned());
     }
@@ -193,7 +297,7 @@ fn check(mapping: &Mapping) -> Result<bool, String> {
             return refuse(format!("backend {address} is of another address family, and NAT stays within one"));
         }
     }
-    Ok(masquerade)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -240,9 +240,14 @@ fn upkeep_ends_drains_and_forgets_kept_pairs_without_flows() {
 
 #[test]
 fn what_nftables_cannot_hold_is_refused_by_name() {
-    let plan = |mapping: Mapping| Stage::new().state.plan(&set(mapping), Instant::now()).unwrap_err();
-    let pool = Snat::Pool(vec![(at(A).ip(), at(B).ip())]);
-    assert!(plan(Mapping { snat: pool, ..mapping(to(A), Leaving::Sever) }).starts_with("listener 10.1.0.1:3306: "));
+    let plan = |mapping: Mapping| Stage::new().state.plan(&set(mapping), Instant::now()).map(drop).unwrap_err();
+    let pool = |first: &str, last: &str| Snat::Pool(vec![(first.parse().unwrap(), last.parse().unwrap())]);
+    let pooled = |snat| plan(Mapping { snat, ..mapping(to(A), Leaving::Sever) });
+    assert!(pooled(pool("10.0.0.1", "10.0.0.121")).starts_with("listener 10.1.0.1:3306: an SNAT pool has 1 to 120"));
+    assert!(pooled(pool("fd00::1", "fd00::2")).contains("fd00::1 is of another address family"));
+    let admission = Admission { allow: vec!["fd00::/8".parse().unwrap()], ..Admission::default() };
+    let admitting = Mapping { admission, ..mapping(to(A), Leaving::Sever) };
+    assert!(plan(admitting).contains("network fd00::/8 is of another address family"));
     assert!(plan(mapping(to("[fd00::1]:3306"), Leaving::Sever)).contains("[fd00::1]:3306"));
     assert!(plan(mapping(Route::Spread(Vec::new()), Leaving::Sever)).contains("0 backends"));
     let any = Mapping { listener: at("0.0.0.0:3306"), ..mapping(to(A), Leaving::Sever) };

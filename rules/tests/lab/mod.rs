@@ -46,8 +46,7 @@ impl Lab {
     pub fn new(test: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !nix::unistd::geteuid().is_root() {
-            // Not through the macros, whose output the test harness swallows; in one piece, as tests run side by side.
-            let _ = io::stderr().write_all(format!("\nskipped: {test}: network namespaces need root\n").as_bytes());
+            skipped(test, "network namespaces need root");
             return None;
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -170,6 +169,12 @@ impl Drop for Lab {
             let _ = Command::new("ip").args(["netns", "del", &self.name(host)]).stderr(Stdio::null()).status();
         }
     }
+}
+
+/// Says aloud that a test could not be made.
+pub fn skipped(test: &str, reason: &str) {
+    // Not through the macros, whose output the test harness swallows; in one piece, as tests run side by side.
+    let _ = io::stderr().write_all(format!("\nskipped: {test}: {reason}\n").as_bytes());
 }
 
 /// The proxy's listener.

@@ -121,6 +121,10 @@ pub enum AlarmKind {
     AddressAbsent,
     /// Somebody else's NAT names a listener's port.
     ForeignNat,
+    /// The table of connections is almost full.
+    ConntrackFilling,
+    /// A source address has almost no ports left towards a server.
+    PortsRunningOut,
 }
 
 impl AlarmKind {
@@ -142,6 +146,8 @@ impl AlarmKind {
             Self::LeaseLapsed => "lease lapsed",
             Self::AddressAbsent => "address absent",
             Self::ForeignNat => "foreign NAT",
+            Self::ConntrackFilling => "conntrack filling",
+            Self::PortsRunningOut => "ports running out",
         }
     }
 }

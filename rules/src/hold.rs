@@ -1,0 +1,189 @@
+//! Held connections: copies of their SYNs wait here, and go back into the stack when their listener opens.
+//!
+//! A client whose SYN was not answered sends it again after 1, 3, 7, 15 … seconds. Somebody who has waited for 20 s would
+//! so wait for another 11 after the opening. The guard therefore copies each SYN that it leaves unanswered; put back
+//! through a raw socket it takes the way of the host's own packets, output NAT included, and what conntrack makes of it is
+//! the client's connection like any other. SYNs that were overtaken by a change on their way through the chains are put
+//! back, too. When a hold is over, those who still wait are refused in the same way and need not find out by themselves.
+
+mod room;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use shunt_core::datapath::DatapathError;
+
+use crate::element::Pair;
+use crate::nflog::Copies;
+use crate::packet::Segment;
+use crate::raw::Raw;
+use crate::schema::Groups;
+use crate::transaction::kernel;
+use room::Room;
+
+pub struct Hold {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: EventFd,
+}
+
+#[derive(Default)]
+struct State {
+    room: Room,
+    /// Listeners that have opened, or refuse from now on.
+    released: Vec<SocketAddr>,
+    stop: bool,
+}
+
+impl Hold {
+    /// The thread works in the network namespace of the caller.
+    pub fn start(groups: Groups) -> Result<Self, DatapathError> {
+        let copies = Copies::subscribe(groups.syns)?;
+        let raw = Raw::open(None)?;
+        let wake = EventFd::new().map_err(|error| kernel("make an eventfd")(error.into()))?;
+        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("shunt-hold".to_owned())
+            .spawn(move || theirs.run(copies, &raw))
+            .map_err(kernel("start the thread that holds connections"))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// These listeners hold new connections, until then. To be called before the kernel begins to.
+    pub fn hold(&self, listeners: &[(SocketAddr, Instant)]) {
+        if listeners.is_empty() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        for (listener, until) in listeners {
+            state.room.hold(*listener, *until);
+        }
+        drop(state);
+        self.shared.wake();
+    }
+
+    /// These pairs may pass no more. To be called before the kernel ceases to let them.
+    pub fn left(&self, pairs: &[Pair]) {
+        if !pairs.is_empty() {
+            self.shared.lock().room.left(pairs, Instant::now());
+        }
+    }
+
+    /// These listeners hold nobody any more. To be called after the kernel has ceased to.
+    pub fn release(&self, listeners: &[SocketAddr]) {
+        if listeners.is_empty() {
+            return;
+        }
+        self.shared.lock().released.extend(listeners);
+        self.shared.wake();
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported already, and there is nobody to hand it on to.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in the critical sections can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.wake.write(1) {
+            tracing::error!(error = %io::Error::from(error), "the thread that holds connections could not be woken");
+        }
+    }
+
+    fn run(&self, mut copies: Copies, raw: &Raw) {
+        loop {
+            let deadline = {
+                let mut state = self.lock();
+                if state.stop {
+                    return;
+                }
+                // SYNs that were dropped before the opening are among the copies that wait to be read.
+                let released = std::mem::take(&mut state.released);
+                drop(state);
+                let overtaken = self.read(&mut copies);
+                let mut state = self.lock();
+                let mut syns: Vec<_> = released.into_iter().flat_map(|listener| state.room.release(listener)).collect();
+                syns.extend(overtaken);
+                syns.extend(state.room.overdue(Instant::now()));
+                let deadline = state.room.next_deadline();
+                drop(state);
+                put_back(raw, syns);
+                deadline
+            };
+            self.wait(&copies, deadline);
+        }
+    }
+
+    /// Takes the copies in; returns those whose listener holds no longer.
+    fn read(&self, copies: &mut Copies) -> Vec<Segment> {
+        let now = Instant::now();
+        let mut overtaken = Vec::new();
+        let read = copies.read(|syn| {
+            if syn.is_syn() {
+                overtaken.extend(self.lock().room.came(syn, now));
+            }
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, "cannot read the SYNs of held connections");
+        }
+        overtaken
+    }
+
+    fn wait(&self, copies: &Copies, deadline: Option<Instant>) {
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX)
+        });
+        let mut ready =
+            [PollFd::new(copies.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        if let Err(error) = poll(&mut ready, timeout)
+            && error != nix::errno::Errno::EINTR
+        {
+            tracing::error!(error = %io::Error::from(error), "the thread that holds connections cannot wait");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if ready[1].any() == Some(true)
+            && let Err(error) = self.wake.read()
+        {
+            tracing::debug!(error = %io::Error::from(error), "nothing to read from an eventfd");
+        }
+    }
+}
+
+fn put_back(raw: &Raw, syns: Vec<Segment>) {
+    let total = syns.len();
+    let mut failure = None;
+    for syn in syns {
+        if let Err(error) = raw.send(syn) {
+            failure = Some(error);
+        }
+    }
+    match failure {
+        Some(error) => tracing::warn!(%error, "a held connection waits for its client's next SYN"),
+        None if total > 0 => tracing::debug!(total, "put SYNs of held connections back"),
+        None => {}
+    }
+}

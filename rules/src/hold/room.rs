@@ -1,0 +1,210 @@
+//! Where the SYNs of held connections wait. Pure: the clock is an argument.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use shunt_core::flow::Tuple;
+
+use crate::element::Pair;
+use crate::packet::Segment;
+
+/// SYNs that wait at a time, over all listeners; some 200 bytes each. Whoever finds no room is not worse off than without
+/// it: its own next SYN opens the connection.
+const CAPACITY: usize = 16_384;
+
+/// A SYN that was overtaken by a change is put back at once, but not for ever: so often within so long.
+const REPEATS: u8 = 3;
+const REPEATED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A packet is through the chains in far less.
+const OVERTAKEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// The kernel begins to count a hold a little later than we do.
+const AFTER: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+pub struct Room {
+    /// Until when each listener holds.
+    held: BTreeMap<SocketAddr, Instant>,
+    /// By listener and client, with the order in which clients came.
+    waiting: BTreeMap<(SocketAddr, SocketAddr), (u64, Segment)>,
+    arrivals: u64,
+    repeated: HashMap<Tuple, (u8, Instant)>,
+    /// Pairs that have just ended: a SYN to such a backend was mapped before that and came to the guard after it.
+    left: Vec<(Pair, Instant)>,
+}
+
+impl Room {
+    /// The listener holds new connections until then; also when it did already.
+    pub fn hold(&mut self, listener: SocketAddr, until: Instant) {
+        self.held.insert(listener, until);
+    }
+
+    /// A SYN was not answered. The newest of a client is kept; one that comes after its listener has opened is returned,
+    /// to be put back at once.
+    pub fn came(&mut self, syn: Segment, now: Instant) -> Option<Segment> {
+        let listener = self.dialled(syn.destination(), now)?;
+        let syn = syn.to(listener)?;
+        let flow = Tuple { client: syn.source(), listener };
+        if self.held.contains_key(&flow.listener) {
+            let place = (flow.listener, flow.client);
+            if let Some((_, waiting)) = self.waiting.get_mut(&place) {
+                *waiting = syn;
+            } else if self.waiting.len() < CAPACITY {
+                self.arrivals += 1;
+                self.waiting.insert(place, (self.arrivals, syn));
+            }
+            return None;
+        }
+        self.repeated.retain(|_, (_, first)| now.saturating_duration_since(*first) < REPEATED_WITHIN);
+        if self.repeated.len() >= CAPACITY {
+            return None;
+        }
+        let (times, _) = self.repeated.entry(flow).or_insert((0, now));
+        *times += 1;
+        (*times <= REPEATS).then_some(syn)
+    }
+
+    /// These pairs may pass no more.
+    pub fn left(&mut self, pairs: &[Pair], now: Instant) {
+        self.left.retain(|(_, when)| now.saturating_duration_since(*when) < OVERTAKEN_WITHIN);
+        self.left.extend(pairs.iter().map(|pair| (*pair, now)));
+    }
+
+    /// Whom the client of a SYN dialled. A SYN that was mapped says its backend instead, and which listener that was can
+    /// be told only while one alone has left it.
+    fn dialled(&self, destination: SocketAddr, now: Instant) -> Option<SocketAddr> {
+        let left = |(pair, when): &&(Pair, Instant)| {
+            pair.backend == destination && now.saturating_duration_since(*when) < OVERTAKEN_WITHIN
+        };
+        let mut listeners: Vec<_> = self.left.iter().filter(left).map(|(pair, _)| pair.listener).collect();
+        listeners.sort_unstable();
+        listeners.dedup();
+        match listeners[..] {
+            [] => Some(destination),
+            [listener] => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// The listener holds no longer: its SYNs, in the order in which their clients came.
+    pub fn release(&mut self, listener: SocketAddr) -> Vec<Segment> {
+        self.held.remove(&listener);
+        let places: Vec<_> = self
+            .waiting
+            .keys()
+            .skip_while(|(l, _)| *l < listener)
+            .take_while(|(l, _)| *l == listener)
+            .copied()
+            .collect();
+        let mut syns: Vec<_> = places.iter().filter_map(|place| self.waiting.remove(place)).collect();
+        syns.sort_unstable_by_key(|(arrival, _)| *arrival);
+        syns.into_iter().map(|(_, syn)| syn).collect()
+    }
+
+    /// The SYNs of listeners whose hold is over: put back, they are refused.
+    pub fn overdue(&mut self, now: Instant) -> Vec<Segment> {
+        let over: Vec<_> =
+            self.held.iter().filter(|(_, until)| **until + AFTER <= now).map(|(listener, _)| *listener).collect();
+        over.into_iter().flat_map(|listener| self.release(listener)).collect()
+    }
+
+    /// When a hold will be over.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.held.values().min().map(|until| *until + AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn flow(listener: u16, client: u16) -> Tuple {
+        Tuple {
+            client: SocketAddr::from(([10, 0, 0, 9], client)),
+            listener: SocketAddr::from(([10, 0, 0, 2], listener)),
+        }
+    }
+
+    fn syn(flow: Tuple) -> Segment {
+        Segment::question(flow.client, flow.listener, 1, 0).unwrap()
+    }
+
+    fn clients(syns: &[Segment]) -> Vec<u16> {
+        syns.iter().map(|syn| syn.source().port()).collect()
+    }
+
+    #[test]
+    fn released_syns_come_in_the_order_of_their_clients_and_once() {
+        let (mut room, now) = (Room::default(), Instant::now());
+        let until = now + Duration::from_secs(30);
+        room.hold(at("10.0.0.2:1"), until);
+        room.hold(at("10.0.0.2:2"), until);
+        for client in [30, 10, 20, 30] {
+            assert_eq!(room.came(syn(flow(1, client)), now), None);
+            assert_eq!(room.came(syn(flow(2, client)), now), None);
+        }
+        assert_eq!(clients(&room.release(at("10.0.0.2:1"))), [30, 10, 20]);
+        assert_eq!(room.release(at("10.0.0.2:1")), []);
+        assert_eq!(room.release(at("10.0.0.2:2")).len(), 3);
+    }
+
+    #[test]
+    fn a_syn_that_comes_too_late_to_be_held_is_put_back_but_not_for_ever() {
+        let (mut room, now) = (Room::default(), Instant::now());
+        for turn in 0..5 {
+            assert_eq!(room.came(syn(flow(1, 7)), now).is_some(), turn < 3);
+        }
+        assert!(room.came(syn(flow(1, 7)), now + REPEATED_WITHIN).is_some());
+    }
+
+    #[test]
+    fn when_a_hold_is_over_its_syns_go_back_to_be_refused() {
+        let (mut room, now) = (Room::default(), Instant::now());
+        let until = now + Duration::from_secs(3);
+        room.hold(at("10.0.0.2:1"), until);
+        room.came(syn(flow(1, 7)), now);
+        assert_eq!(room.next_deadline(), Some(until + AFTER));
+        assert_eq!(room.overdue(until), []);
+        assert_eq!(clients(&room.overdue(until + AFTER)), [7]);
+        assert_eq!(room.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_flood_takes_no_more_room_than_there_is_and_drives_nobody_out() {
+        let (mut room, now) = (Room::default(), Instant::now());
+        room.hold(at("10.0.0.2:1"), now + Duration::from_secs(30));
+        room.came(syn(flow(1, 7)), now);
+        for number in 0..CAPACITY as u32 * 2 {
+            let client = SocketAddr::from(((0x0b00_0000 + number).to_be_bytes(), 1000));
+            let flow = Tuple { client, ..flow(1, 0) };
+            room.came(syn(flow), now);
+        }
+        let released = room.release(at("10.0.0.2:1"));
+        assert_eq!(released.len(), CAPACITY);
+        assert_eq!(clients(&released[..1]), [7]);
+    }
+
+    #[test]
+    fn a_syn_that_was_mapped_before_the_swap_goes_back_to_whom_its_client_dialled() {
+        let (mut room, now) = (Room::default(), Instant::now());
+        let backend = at("10.0.0.11:3306");
+        let mapped = || syn(Tuple { listener: backend, ..flow(0, 7) });
+        let left = |port| Pair { listener: flow(port, 0).listener, backend };
+        room.left(&[left(1)], now);
+        assert_eq!(room.came(mapped(), now).unwrap().destination(), flow(1, 0).listener);
+        room.left(&[left(2)], now);
+        assert_eq!(room.came(mapped(), now), None, "either of two may have been meant");
+        let later = now + OVERTAKEN_WITHIN;
+        assert_eq!(
+            room.came(mapped(), later).unwrap().destination(),
+            backend,
+            "a client of a listener at that address"
+        );
+    }
+}

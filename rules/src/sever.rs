@@ -1,0 +1,134 @@
+//! Ends the flows of dead pairs at both of their ends, in a thread of its own so that no commit waits for it.
+//!
+//! The commit has already ended the pairs: the guard answers each of their packets with a RST. But an end that says
+//! nothing would never know. So each end is asked a question, a bare ACK that it does not expect; it answers with an ACK
+//! that carries its exact numbers (RFC 9293, 3.10.7.4), the guard answers that with a RST that these numbers make
+//! acceptable (RFC 5961, 3.2), and hands us a copy of the answer, by which we know that the end is closed. Then the
+//! conntrack entry goes, which gives back its port. Questions are untracked, or they would look like the flow's own.
+//!
+//! A flow whose pair is live is severed by the same questions, after its entry was deleted: what either end says then is
+//! mid-stream and without a flow, which is answered with a RST, too.
+
+mod work;
+
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use nix::sys::eventfd::EventFd;
+use shunt_core::datapath::{DatapathError, Severed};
+
+use crate::conntrack::Conntrack;
+use crate::conntrack::entry::Entry;
+use crate::element::Pair;
+use crate::nflog::Copies;
+use crate::raw::Raw;
+use crate::schema::{Groups, TICKLE_MARK};
+use crate::transaction::kernel;
+
+pub struct Severer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: EventFd,
+}
+
+#[derive(Default)]
+struct State {
+    orders: Vec<Order>,
+    /// Pairs that are being severed, with the number of the order: a pair can die, come back and die again.
+    severing: BTreeMap<Pair, u64>,
+    numbers: u64,
+    finished: Vec<Severed>,
+    stop: bool,
+}
+
+enum Order {
+    /// The pair may pass no more, since then.
+    Pair { pair: Pair, number: u64, since: Instant },
+    /// These flows of the pair have lost their entries, and the pair may pass again.
+    Flows { pair: Pair, entries: Vec<Entry>, since: Instant },
+}
+
+impl Severer {
+    /// The thread works in the network namespace of the caller.
+    pub fn start(groups: Groups) -> Result<Self, DatapathError> {
+        let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
+        let copies = Copies::subscribe(groups.resets)?;
+        let raw = Raw::open(Some(TICKLE_MARK))?;
+        let wake = EventFd::new().map_err(|error| kernel("make an eventfd")(error.into()))?;
+        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let worker = work::Worker::new(Arc::clone(&shared), conntrack, copies, raw);
+        let thread = std::thread::Builder::new()
+            .name("shunt-sever".to_owned())
+            .spawn(move || worker.run())
+            .map_err(kernel("start the thread that ends flows"))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// These pairs may pass no more: end their flows.
+    pub fn sever(&self, pairs: impl IntoIterator<Item = Pair>) {
+        let since = Instant::now();
+        let mut state = self.shared.lock();
+        for pair in pairs {
+            state.numbers += 1;
+            let number = state.numbers;
+            state.severing.insert(pair, number);
+            state.orders.push(Order::Pair { pair, number, since });
+        }
+        drop(state);
+        self.shared.wake();
+    }
+
+    /// Those of `pairs` that are being severed. Before they pass again their entries must go, or flows of the time before
+    /// would live on: see [`Self::finish_without_entries`].
+    pub fn severing(&self, pairs: &[Pair]) -> Vec<Pair> {
+        let state = self.shared.lock();
+        pairs.iter().filter(|pair| state.severing.contains_key(pair)).copied().collect()
+    }
+
+    /// These flows, whose entries are deleted, end at both ends while their pair passes again, or still.
+    pub fn finish_without_entries(&self, pair: Pair, entries: Vec<Entry>) {
+        let mut state = self.shared.lock();
+        state.severing.remove(&pair);
+        state.orders.push(Order::Flows { pair, entries, since: Instant::now() });
+        drop(state);
+        self.shared.wake();
+    }
+
+    /// What was finished since this was last asked.
+    pub fn finished(&self) -> Vec<Severed> {
+        std::mem::take(&mut self.shared.lock().finished)
+    }
+}
+
+impl Drop for Severer {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported already, and there is nobody to hand it on to.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in the critical sections can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.wake.write(1) {
+            tracing::error!(error = %io::Error::from(error), "the thread that ends flows could not be woken");
+        }
+    }
+}

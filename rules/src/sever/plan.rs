@@ -1,0 +1,330 @@
+//! Which end is asked when, and what is known of each. Pure: the clock is an argument.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use shunt_core::datapath::Severed;
+use shunt_core::flow::Tuple;
+
+use crate::conntrack::entry::Entry;
+use crate::element::Pair;
+
+/// When an end that did not answer is asked again, and at last given up; from the order on. A socket answers what it does
+/// not expect at most every 500 ms (net.ipv4.tcp_invalid_ratelimit), and packets get lost.
+const ROUNDS: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(700),
+    Duration::from_millis(1300),
+    Duration::from_millis(2500),
+    Duration::from_secs(5),
+];
+
+/// A packet that was on its way during the commit can confirm an entry after the first look; so we look again.
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(400)];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Client,
+    Backend,
+}
+
+/// A question to one end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    flow: Tuple,
+    end: End,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+}
+
+/// All that is being severed.
+#[derive(Default)]
+pub struct Plan {
+    jobs: BTreeMap<u64, Job>,
+    next_job: u64,
+    /// The job of a pair that passes no more.
+    pairs: BTreeMap<Pair, u64>,
+    targets: HashMap<Tuple, Target>,
+    /// From a packet's source and destination to the flow and the end that sent it. Two flows of one client port, through
+    /// two listeners to one backend, look alike here once their packets are mapped; the one that is taken for the other is
+    /// asked again, and then says that it is closed.
+    senders: HashMap<(SocketAddr, SocketAddr), (Tuple, End)>,
+    /// Entries that may go.
+    done: Vec<Entry>,
+}
+
+struct Job {
+    pair: Pair,
+    since: Instant,
+    /// Its number when it was ordered; `None`: single flows.
+    order: Option<u64>,
+    looks: usize,
+    /// When the first round of questions was due, and how many have been asked.
+    asking: Instant,
+    rounds: usize,
+    /// Flows with an end that has not answered.
+    open: usize,
+    flows: u64,
+    unanswered: u64,
+    last_answer: Instant,
+}
+
+struct Target {
+    job: u64,
+    entry: Entry,
+    client_closed: bool,
+    backend_closed: bool,
+}
+
+/// A job that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub severed: Severed,
+    pub order: Option<u64>,
+}
+
+impl Plan {
+    /// A pair passes no more: look for its flows.
+    pub fn pair(&mut self, pair: Pair, order: u64, since: Instant) {
+        let job = self.job(pair, Some(order), since);
+        if let Some(former) = self.pairs.insert(pair, job)
+            && let Some(former) = self.jobs.get_mut(&former)
+        {
+            // The new one looks for whatever there is.
+            former.looks = LOOKS.len();
+        }
+    }
+
+    /// Flows of a pair that passes again, or still; their entries are gone.
+    pub fn flows(&mut self, pair: Pair, entries: Vec<Entry>, since: Instant) {
+        if let Some(job) = self.pairs.remove(&pair).and_then(|job| self.jobs.get_mut(&job)) {
+            (job.looks, job.order) = (LOOKS.len(), None);
+        }
+        let job = self.job(pair, None, since);
+        self.add(job, entries, since);
+    }
+
+    /// Pairs to look for now.
+    pub fn looks_due(&mut self, now: Instant) -> Vec<Pair> {
+        let mut due = Vec::new();
+        for job in self.jobs.values_mut() {
+            if LOOKS.get(job.looks).is_some_and(|after| job.since + *after <= now) {
+                job.looks += 1;
+                due.push(job.pair);
+            }
+        }
+        due
+    }
+
+    /// What the look for pairs has found.
+    pub fn found(&mut self, entries: Vec<Entry>, now: Instant) {
+        let mut by_job: BTreeMap<u64, Vec<Entry>> = BTreeMap::new();
+        for entry in entries {
+            if let Some(job) = self.pairs.get(&entry.pair()) {
+                by_job.entry(*job).or_default().push(entry);
+            }
+        }
+        for (job, entries) in by_job {
+            self.add(job, entries, now);
+        }
+    }
+
+    /// The questions that are due now, those to clients first: they are whom somebody waits for.
+    pub fn questions_due(&mut self, now: Instant) -> Vec<Question> {
+        let mut due: BTreeMap<u64, bool> = BTreeMap::new();
+        for (number, job) in &mut self.jobs {
+            while ROUNDS.get(job.rounds).is_some_and(|after| job.asking + *after <= now) {
+                job.rounds += 1;
+                due.insert(*number, job.rounds == ROUNDS.len());
+            }
+        }
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let given_up: Vec<Tuple> =
+            self.targets.iter().filter(|(_, t)| due.get(&t.job) == Some(&true)).map(|(flow, _)| *flow).collect();
+        for flow in given_up {
+            self.give_up(flow);
+        }
+        let mut questions = Vec::new();
+        for end in [End::Client, End::Backend] {
+            let asked = self.targets.iter().filter(|(_, target)| due.contains_key(&target.job));
+            questions.extend(asked.filter(|(_, t)| !t.is_closed(end)).map(|(flow, t)| t.question(*flow, end)));
+        }
+        // Nobody sees what the backend of a flow without an entry answers: it gets the host's own RST.
+        let jobs = &self.jobs;
+        let deaf = |target: &Target| jobs.get(&target.job).is_none_or(|job| job.order.is_none() && job.rounds >= 2);
+        let told: Vec<Tuple> =
+            self.targets.iter().filter(|(_, t)| !t.backend_closed && deaf(t)).map(|(flow, _)| *flow).collect();
+        for flow in told {
+            self.close(flow, End::Backend, now, false);
+        }
+        questions
+    }
+
+    /// Whether it is still worth asking.
+    pub fn is_open(&self, question: &Question) -> bool {
+        self.targets.get(&question.flow).is_some_and(|target| !target.is_closed(question.end))
+    }
+
+    /// A packet of a severed flow was answered with a RST, or was one.
+    pub fn heard(&mut self, from: SocketAddr, to: SocketAddr, now: Instant) {
+        if let Some((flow, end)) = self.senders.get(&(from, to)).copied() {
+            self.close(flow, end, now, true);
+        }
+    }
+
+    /// Entries whose ends are both closed, or given up.
+    pub fn take_done(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// Jobs of which nothing is left to do.
+    pub fn take_finished(&mut self) -> Vec<Finished> {
+        let over: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.open == 0 && (job.order.is_none() || job.looks >= LOOKS.len()))
+            .map(|(number, _)| *number)
+            .collect();
+        let finished = over.into_iter().filter_map(|number| {
+            let job = self.jobs.remove(&number)?;
+            if self.pairs.get(&job.pair) == Some(&number) {
+                self.pairs.remove(&job.pair);
+            }
+            let Pair { listener, backend } = job.pair;
+            let took = job.last_answer.saturating_duration_since(job.since);
+            let severed = Severed { listener, backend, flows: job.flows, unanswered: job.unanswered, took };
+            Some(Finished { severed, order: job.order })
+        });
+        finished.collect()
+    }
+
+    /// When there is something to do again; `None`: not before the next order.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadline = |job: &Job| {
+            let look = LOOKS.get(job.looks).map(|after| job.since + *after);
+            let round = ROUNDS.get(job.rounds).filter(|_| job.open > 0).map(|after| job.asking + *after);
+            [look, round].into_iter().flatten().min()
+        };
+        self.jobs.values().filter_map(deadline).min()
+    }
+
+    fn job(&mut self, pair: Pair, order: Option<u64>, since: Instant) -> u64 {
+        self.next_job += 1;
+        let looks = if order.is_some() { 0 } else { LOOKS.len() };
+        let job = Job {
+            pair,
+            since,
+            order,
+            looks,
+            asking: since,
+            rounds: 0,
+            open: 0,
+            flows: 0,
+            unanswered: 0,
+            last_answer: since,
+        };
+        self.jobs.insert(self.next_job, job);
+        self.next_job
+    }
+
+    fn add(&mut self, number: u64, entries: Vec<Entry>, now: Instant) {
+        let mut added = 0;
+        for entry in entries {
+            let flow = entry.flow();
+            match self.targets.get(&flow) {
+                Some(target) if target.entry.id == entry.id => continue,
+                // The client's port was used again: the flow that we asked about is no more.
+                Some(_) => self.give_up(flow),
+                None => {}
+            }
+            if !entry.has_ends_to_tell() {
+                self.done.push(entry);
+                continue;
+            }
+            added += 1;
+            self.senders.extend(senders(&entry).map(|(packet, end)| (packet, (flow, end))));
+            let target = Target { job: number, entry, client_closed: false, backend_closed: false };
+            self.targets.insert(flow, target);
+        }
+        if let Some(job) = self.jobs.get_mut(&number).filter(|_| added > 0) {
+            job.flows += added;
+            job.open += added as usize;
+            // What a later look finds is asked as soon and as often as all others.
+            (job.asking, job.rounds) = (now, 0);
+        }
+    }
+
+    fn close(&mut self, flow: Tuple, end: End, now: Instant, answered: bool) {
+        let Some(target) = self.targets.get_mut(&flow) else { return };
+        match end {
+            End::Client => target.client_closed = true,
+            End::Backend => target.backend_closed = true,
+        }
+        let (number, closed) = (target.job, target.client_closed && target.backend_closed);
+        if let Some(job) = self.jobs.get_mut(&number) {
+            if answered {
+                job.last_answer = job.last_answer.max(now);
+            }
+            if closed {
+                job.open -= 1;
+            }
+        }
+        if closed {
+            self.remove(flow);
+        }
+    }
+
+    fn give_up(&mut self, flow: Tuple) {
+        let Some(target) = self.targets.get(&flow) else { return };
+        if let Some(job) = self.jobs.get_mut(&target.job) {
+            job.open -= 1;
+            job.unanswered += 1;
+        }
+        self.remove(flow);
+    }
+
+    fn remove(&mut self, flow: Tuple) {
+        if let Some(target) = self.targets.remove(&flow) {
+            for (packet, _) in senders(&target.entry) {
+                if self.senders.get(&packet).is_some_and(|(other, _)| *other == flow) {
+                    self.senders.remove(&packet);
+                }
+            }
+            self.done.push(target.entry);
+        }
+    }
+}
+
+/// How packets of either end look to the guard: mapped, or as they came when conntrack counts them to no flow.
+fn senders(entry: &Entry) -> [((SocketAddr, SocketAddr), End); 4] {
+    let (client, listener) = (entry.original.source, entry.original.destination);
+    let (backend, seen_as) = (entry.reply.source, entry.reply.destination);
+    [
+        ((client, listener), End::Client),
+        ((client, backend), End::Client),
+        ((backend, client), End::Backend),
+        ((backend, seen_as), End::Backend),
+    ]
+}
+
+impl Target {
+    const fn is_closed(&self, end: End) -> bool {
+        match end {
+            End::Client => self.client_closed,
+            End::Backend => self.backend_closed,
+        }
+    }
+
+    fn question(&self, flow: Tuple, end: End) -> Question {
+        let (from, to) = match end {
+            End::Client => (self.entry.original.destination, self.entry.original.source),
+            End::Backend => (self.entry.reply.destination, self.entry.reply.source),
+        };
+        Question { flow, end, from, to }
+    }
+}

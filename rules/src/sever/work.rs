@@ -1,0 +1,181 @@
+//! The thread that asks, listens and deletes.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::plan::{Plan, Question};
+use super::{Order, Shared};
+use crate::conntrack::Conntrack;
+use crate::nflog::Copies;
+use crate::packet::Segment;
+use crate::raw::Raw;
+
+/// Questions between two looks at the answers: few enough that the answers fit into the socket's buffer, and that hosts
+/// with many connections are not flooded.
+const BURST: usize = 128;
+
+/// After a look at conntrack has failed.
+const RETRY: Duration = Duration::from_millis(100);
+
+pub struct Worker {
+    shared: Arc<Shared>,
+    conntrack: Conntrack,
+    copies: Copies,
+    raw: Raw,
+    plan: Plan,
+    questions: VecDeque<Question>,
+    numbers: Numbers,
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, conntrack: Conntrack, copies: Copies, raw: Raw) -> Self {
+        let (plan, questions) = (Plan::default(), VecDeque::new());
+        Self { shared, conntrack, copies, raw, plan, questions, numbers: Numbers::new() }
+    }
+
+    pub fn run(mut self) {
+        while self.take_orders() {
+            self.look();
+            let now = Instant::now();
+            let due = self.plan.questions_due(now);
+            self.questions.extend(due);
+            self.ask();
+            self.listen();
+            self.delete();
+            self.report();
+            if self.questions.is_empty() {
+                self.wait();
+            }
+        }
+    }
+
+    /// False when the thread shall end.
+    fn take_orders(&mut self) -> bool {
+        let (orders, stop) = {
+            let mut state = self.shared.lock();
+            (std::mem::take(&mut state.orders), state.stop)
+        };
+        for order in orders {
+            match order {
+                Order::Pair { pair, number, since } => self.plan.pair(pair, number, since),
+                Order::Flows { pair, entries, since } => self.plan.flows(pair, entries, since),
+            }
+        }
+        !stop
+    }
+
+    fn look(&mut self) {
+        let due: BTreeSet<_> = self.plan.looks_due(Instant::now()).into_iter().collect();
+        if due.is_empty() {
+            return;
+        }
+        match self.conntrack.find(&due) {
+            Ok(entries) => self.plan.found(entries, Instant::now()),
+            // There are further looks; the guard ends in any case whoever says something.
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for the flows that are to end");
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let mut left = BURST;
+        while left > 0 {
+            let Some(question) = self.questions.pop_front() else { break };
+            if !self.plan.is_open(&question) {
+                continue;
+            }
+            left -= 1;
+            let (sequence, acknowledgment) = (self.numbers.next(), self.numbers.next());
+            let Some(segment) = Segment::question(question.from, question.to, sequence, acknowledgment) else {
+                continue;
+            };
+            if let Err(error) = self.raw.send(segment) {
+                // It is asked again, and reported as unanswered in the end.
+                tracing::debug!(%error, from = %question.from, to = %question.to, "a question could not be sent");
+            }
+        }
+    }
+
+    fn listen(&mut self) {
+        let now = Instant::now();
+        let plan = &mut self.plan;
+        let read = self.copies.read(|segment| plan.heard(segment.source(), segment.destination(), now));
+        match read {
+            // What was lost is asked again: a closed end answers that it is.
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "cannot hear the answers of severed flows"),
+        }
+    }
+
+    fn delete(&mut self) {
+        let done = self.plan.take_done();
+        if let Err(error) = self.conntrack.delete(&done) {
+            tracing::warn!(%error, "cannot delete the conntrack entries of severed flows");
+        }
+    }
+
+    fn report(&mut self) {
+        let finished = self.plan.take_finished();
+        if finished.is_empty() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        for job in finished {
+            if let Some(order) = job.order {
+                state.severing.retain(|_, number| *number != order);
+            }
+            if job.severed.flows > 0 {
+                state.finished.push(job.severed);
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let deadline = self.plan.next_deadline();
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX)
+        });
+        let mut ready = [
+            PollFd::new(self.copies.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!(error = %io::Error::from(error), "the thread that ends flows cannot wait");
+                std::thread::sleep(RETRY);
+            }
+        }
+        if ready[1].any() == Some(true)
+            && let Err(error) = self.shared.wake.read()
+        {
+            tracing::debug!(error = %io::Error::from(error), "nothing to read from an eventfd");
+        }
+    }
+}
+
+/// Numbers that nobody can foresee: a question with a number that its receiver expects would be no question.
+struct Numbers(RandomState, u64);
+
+impl Numbers {
+    fn new() -> Self {
+        Self(RandomState::new(), 0)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.1 += 1;
+        let mut hasher = self.0.build_hasher();
+        hasher.write_u64(self.1);
+        hasher.finish() as u32
+    }
+}
