@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     let needs = if args.no_lab || !root::am_i() {
         Needs { tests: true, ..Needs::default() }
     } else {
-        Needs { lab: true, servers: servers.clone(), tests: true, again: in_ci }
+        Needs { lab: true, servers: servers.clone(), tests: true, again: in_ci, ..Needs::default() }
     };
     setup::ensure(&needs, args.yes || in_ci)?;
     let swept = scratch::sweep();

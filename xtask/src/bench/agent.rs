@@ -112,7 +112,7 @@ fn measure(pid: u32, clusters: u8, seconds: u64) -> Result<Cost> {
 }
 
 /// User and system time of a process: fields 14 and 15 of proc(5)'s stat, in ticks of 1/100 s.
-fn cpu_time(pid: u32) -> Result<Duration> {
+pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the name in parentheses, which may hold blanks.
     let rest = stat.rsplit_once(") ").context("an odd /proc/PID/stat")?.1;

@@ -2,7 +2,13 @@
 //! terminal; with `--json FILE` the same figures for a program.
 
 mod agent;
+mod datapath;
+mod driver;
 mod follow;
+mod machine;
+mod moment;
+mod sever;
+mod storm;
 mod swap;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +23,15 @@ use crate::{cargo, root};
 pub enum Bench {
     /// One swap's kernel transaction with 10, 1,000 and 10,000 mappings; cold start
     Swap(Output),
+    /// What the way through a proxy costs: direct, NAT without shunt, shunt, HAProxy, MySQL Router
+    Datapath(datapath::Args),
+    /// When the ends of 1, 1,000 and 10,000 connections close after a swap; what reaches the old server after it
+    Sever(sever::Args),
+    /// New connections through fifty listeners while another is swapped every 20 ms
+    Storm(storm::Args),
+    /// One side of the connections of `sever`
+    #[command(hide = true)]
+    Side(sever::side::Args),
     /// From an outside promotion of a dead primary's replica to the mapping
     Follow(follow::Args),
     /// CPU and memory of an agent with 10, 50 and 100 clusters of three servers
@@ -41,6 +56,10 @@ impl Output {
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Swap(output) => swap::run(output),
+        Bench::Datapath(args) => datapath::run(args),
+        Bench::Sever(args) => sever::run(args),
+        Bench::Storm(args) => storm::run(args),
+        Bench::Side(args) => sever::side::run(args),
         Bench::Follow(args) => follow::run(args),
         Bench::Agent(args) => agent::run(args),
     }
@@ -72,6 +91,14 @@ fn median(figures: &[f64]) -> f64 {
         n if n % 2 == 1 => sorted[n / 2],
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
+}
+
+/// The figure below which that part of them lies; one of the figures themselves.
+fn quantile(figures: &[f64], part: f64) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let index = ((sorted.len() as f64 - 1.0) * part).round().max(0.0) as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
 fn maximum(figures: &[f64]) -> f64 {

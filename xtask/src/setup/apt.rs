@@ -27,8 +27,10 @@ enum Of {
     Build,
     Lab,
     Tests,
-    /// Only to get servers.
-    Servers,
+    /// Only to unpack servers and proxies.
+    Unpacking,
+    /// Only to compare with.
+    Rivals,
 }
 
 const PACKAGES: &[Package] = &[
@@ -40,16 +42,18 @@ const PACKAGES: &[Package] = &[
     Package { name: "nftables", why: "looks at what the agent did", there: There::Program("nft"), of: Of::Lab },
     Package { name: "conntrack", why: "looks at connections", there: There::Program("conntrack"), of: Of::Tests },
     Package { name: "systemd", why: "checks the unit file", there: There::Program("systemd-analyze"), of: Of::Tests },
-    Package { name: "mmdebstrap", why: "unpacks servers", there: There::Program("mmdebstrap"), of: Of::Servers },
+    Package { name: "mmdebstrap", why: "unpacks servers", there: There::Program("mmdebstrap"), of: Of::Unpacking },
+    Package { name: "iptables", why: "to compare with", there: There::Program("iptables"), of: Of::Rivals },
 ];
 
 /// Packages that are needed and not there.
-pub fn missing(needs: &Needs, servers: bool) -> Vec<&'static Package> {
+pub fn missing(needs: &Needs, unpacking: bool) -> Vec<&'static Package> {
     let wanted = |package: &&Package| match package.of {
         Of::Build => true,
         Of::Lab => needs.lab,
         Of::Tests => needs.tests,
-        Of::Servers => servers,
+        Of::Unpacking => unpacking,
+        Of::Rivals => needs.rivals,
     };
     PACKAGES.iter().filter(wanted).filter(|package| !is_there(package)).collect()
 }
@@ -104,7 +108,7 @@ fn refresh() -> Result<()> {
 }
 
 /// A package archive that this machine uses.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Archive {
     pub label: String,
     pub codename: String,

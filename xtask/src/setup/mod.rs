@@ -4,12 +4,15 @@
 //! of the machine's is replaced, and no service starts.
 
 mod apt;
+pub mod rivals;
 pub mod servers;
+mod unpack;
 
 use anyhow::{Result, bail};
 use shunt_tests::{Flavour, flavour, scratch, template};
 
 use crate::{cargo, root, talk};
+use rivals::Rival;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -35,13 +38,15 @@ pub struct Needs {
     pub servers: Vec<Flavour>,
     /// cargo-nextest and what the tests of the units call.
     pub tests: bool,
+    /// The proxies that a benchmark compares with.
+    pub rivals: bool,
     /// Try again what could not be had lately.
     pub again: bool,
 }
 
 impl Needs {
     pub fn all() -> Self {
-        Self { lab: true, servers: Flavour::ALL.to_vec(), tests: true, again: true }
+        Self { lab: true, servers: Flavour::ALL.to_vec(), tests: true, rivals: false, again: true }
     }
 
     /// As arguments of `setup --system`.
@@ -49,6 +54,7 @@ impl Needs {
         let mut words: Vec<String> = self.servers.iter().map(|f| format!("--for={f}")).collect();
         words.extend(self.lab.then(|| "--for=lab".to_owned()));
         words.extend(self.tests.then(|| "--for=tests".to_owned()));
+        words.extend(self.rivals.then(|| "--for=rivals".to_owned()));
         words.extend(self.again.then(|| "--for=again".to_owned()));
         words
     }
@@ -56,7 +62,7 @@ impl Needs {
     fn parse(words: &[String]) -> Self {
         let has = |word: &str| words.iter().any(|w| w == word);
         let servers = Flavour::ALL.into_iter().filter(|f| has(f.name())).collect();
-        Self { lab: has("lab"), servers, tests: has("tests"), again: has("again") }
+        Self { lab: has("lab"), servers, tests: has("tests"), rivals: has("rivals"), again: has("again") }
     }
 }
 
@@ -64,6 +70,7 @@ impl Needs {
 struct Missing {
     packages: Vec<&'static apt::Package>,
     servers: Vec<Flavour>,
+    rivals: Vec<Rival>,
     nextest: bool,
 }
 
@@ -71,15 +78,18 @@ impl Missing {
     fn find(needs: &Needs) -> Self {
         let servers: Vec<Flavour> =
             needs.servers.iter().copied().filter(|&f| !servers::is_there(f, needs.again)).collect();
+        let rivals: Vec<Rival> =
+            if needs.rivals { Rival::ALL.into_iter().filter(|r| !r.is_settled()).collect() } else { Vec::new() };
         Self {
-            packages: apt::missing(needs, !servers.is_empty()),
+            packages: apt::missing(needs, !servers.is_empty() || !rivals.is_empty()),
             servers,
+            rivals,
             nextest: needs.tests && !cargo::has("nextest"),
         }
     }
 
     fn needs_root(&self) -> bool {
-        !self.packages.is_empty() || !self.servers.is_empty()
+        !self.packages.is_empty() || !self.servers.is_empty() || !self.rivals.is_empty()
     }
 
     fn is_nothing(&self) -> bool {
@@ -96,6 +106,10 @@ impl Missing {
         for flavour in &self.servers {
             println!("to unpack into {}:", flavour::folder(*flavour).display());
             println!("  {:<14} the lab's own copy, outside the system; no service starts", flavour.title());
+        }
+        for rival in &self.rivals {
+            println!("to unpack into {}:", flavour::cache().display());
+            println!("  {:<14} to compare with; no service starts", rival.title());
         }
         if self.nextest {
             println!("to build with cargo install:");
@@ -162,6 +176,12 @@ fn get_as_root(needs: &Needs, missing: &Missing) -> Result<()> {
         if let Err(error) = servers::get(flavour) {
             println!("  {} cannot be had here: {error:#}", flavour.title());
             servers::remember_failure(flavour, &error)?;
+        }
+    }
+    for &rival in &missing.rivals {
+        if let Err(error) = rival.get() {
+            println!("  {} cannot be had here: {error:#}", rival.title());
+            rival.remember_failure(&error)?;
         }
     }
     for &flavour in &needs.servers {

@@ -1,0 +1,141 @@
+//! The datapath driven by hand, for benchmarks: an order a line on stdin, an answer a line of JSON on stdout.
+//!
+//! Works in the network namespace that it is run in, which should be one made for it. At the end of its input it takes
+//! its table out of the kernel. Moments are nanoseconds of CLOCK_MONOTONIC, so that other processes of the machine can
+//! compare them with their own.
+//!
+//! ```text
+//! lead LISTENER=BACKEND …              one change: each listener leads to its backend
+//! swap LISTENER A B EVERY_MS COUNT     moves one listener from one backend to the other and back, COUNT times
+//! severed                              what has been severed since this was last asked
+//! ```
+#![allow(clippy::print_stdout, reason = "its answers go there")]
+
+use std::error::Error;
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use shunt_core::ClusterName;
+use shunt_core::config::Snat;
+use shunt_core::datapath::{Applied, Change, Datapath as _};
+use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
+use shunt_rules::{NftDatapath, Options};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> Outcome<()> {
+    let mut datapath = NftDatapath::open(Options::default())?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match words.as_slice() {
+            ["lead", pairs @ ..] => lead(&mut datapath, pairs)?,
+            ["swap", listener, a, b, every, count] => {
+                let backends = [a.parse()?, b.parse()?];
+                let every = Duration::from_millis(every.parse()?);
+                swap(&mut datapath, listener.parse()?, backends, every, count.parse()?)?
+            }
+            ["severed"] => severed(&mut datapath),
+            _ => return Err(format!("not an order: {line}").into()),
+        };
+        println!("{answer}");
+    }
+    datapath.purge()?;
+    Ok(())
+}
+
+fn lead(datapath: &mut NftDatapath, pairs: &[&str]) -> Outcome<String> {
+    let mut set = Vec::new();
+    for pair in pairs {
+        let (listener, backend) = pair.split_once('=').ok_or_else(|| format!("not LISTENER=BACKEND: {pair}"))?;
+        set.push(mapping(listener.parse()?, backend.parse()?)?);
+    }
+    let done = Timed::apply(datapath, set)?;
+    Ok(format!(
+        "{{\"changed\":{},\"began_ns\":{},\"acknowledged_ns\":{},\"commit_ns\":{}}}",
+        done.applied.changed,
+        done.began,
+        done.acknowledged,
+        done.applied.commit.as_nanos()
+    ))
+}
+
+fn swap(
+    datapath: &mut NftDatapath,
+    listener: SocketAddr,
+    backends: [SocketAddr; 2],
+    every: Duration,
+    count: u32,
+) -> Outcome<String> {
+    let mut commits = Vec::new();
+    let started = Instant::now();
+    for (number, backend) in (1..=count).zip(backends.iter().cycle().skip(1)) {
+        thread::sleep((started + every * number).saturating_duration_since(Instant::now()));
+        commits.push(Timed::apply(datapath, vec![mapping(listener, *backend)?])?.applied.commit);
+    }
+    commits.sort();
+    let quantile = |part: f64| commits.get(((commits.len() as f64 - 1.0) * part).round() as usize);
+    let ns = |part| quantile(part).map_or(0, Duration::as_nanos);
+    Ok(format!(
+        "{{\"swaps\":{},\"took_ns\":{},\"median_ns\":{},\"p99_ns\":{},\"max_ns\":{}}}",
+        commits.len(),
+        started.elapsed().as_nanos(),
+        ns(0.5),
+        ns(0.99),
+        ns(1.0)
+    ))
+}
+
+fn severed(datapath: &mut NftDatapath) -> String {
+    let all: Vec<String> = datapath
+        .severed()
+        .iter()
+        .map(|done| {
+            format!(
+                "{{\"listener\":\"{}\",\"backend\":\"{}\",\"flows\":{},\"unanswered\":{},\"took_ns\":{}}}",
+                done.listener,
+                done.backend,
+                done.flows,
+                done.unanswered,
+                done.took.as_nanos()
+            )
+        })
+        .collect();
+    format!("{{\"severed\":[{}]}}", all.join(","))
+}
+
+struct Timed {
+    applied: Applied,
+    began: i64,
+    /// When the datapath said that it is done: slightly later than the kernel's own word.
+    acknowledged: i64,
+}
+
+impl Timed {
+    fn apply(datapath: &mut NftDatapath, set: Vec<Mapping>) -> Outcome<Self> {
+        let change = Change { set, remove: Vec::new() };
+        let began = now()?;
+        let applied = datapath.apply(&change)?;
+        Ok(Self { applied, began, acknowledged: now()? })
+    }
+}
+
+fn now() -> Outcome<i64> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+}
+
+fn mapping(listener: SocketAddr, backend: SocketAddr) -> Outcome<Mapping> {
+    Ok(Mapping {
+        listener,
+        cluster: ClusterName::new("bench")?,
+        route: Route::Single(backend),
+        snat: Snat::Masquerade,
+        leaving: Leaving::Sever,
+        admission: Admission::default(),
+        lease: None,
+    })
+}

@@ -1,0 +1,147 @@
+//! `bench datapath`: what the way through a proxy costs. The same load through every way in one run, in rounds that take
+//! the ways in turn, each round beginning with another one; what is told are medians.
+//!
+//! Load, proxies and servers share the machine's processors, which are busy all the time. So the ratios are what counts,
+//! and *direct*, over the same LAN without a proxy, is what they are ratios to.
+
+mod figures;
+pub(super) mod load;
+mod picture;
+mod report;
+mod select;
+pub(super) mod service;
+pub(super) mod way;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use shunt_tests::{Flavour, Host, Install, Lan, Server};
+
+use super::machine::Machine;
+use super::{Output, driver, prepare};
+use crate::setup::Needs;
+use crate::talk;
+use figures::Figures;
+use load::{Cell, Row};
+use service::Service;
+use way::{Kind, Way};
+
+/// The ports of the two servers.
+const MYSQL: u16 = shunt_tests::server::PORT;
+const TCP: u16 = 7000;
+
+/// Twice the connections that are open at a time: a proxy's side may still be closing.
+const SERVING: usize = 2 * load::THREADS;
+
+/// How long one way is measured with one row in a round, and in a pair of two.
+const ALONE: Duration = Duration::from_secs(2);
+const PAIRED: Duration = Duration::from_millis(600);
+
+/// The first proxy's number on the LAN.
+const PROXIES: u8 = 21;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How often every way is measured
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How often shunt and the bare map are then measured against each other, one right after the other
+    #[arg(long, default_value_t = 10)]
+    pairs: usize,
+    /// Also draw the figures there, as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    prepare(&Needs { lab: true, servers: vec![Flavour::Mysql], rivals: true, ..Needs::default() })?;
+    let install = Install::find(Flavour::Mysql)?;
+    let driver = driver::build()?;
+    let machine = Machine::look()?;
+    println!("  {machine}");
+    machine.warn();
+
+    let lan = Lan::new()?;
+    let client = lan.host("client", 1)?;
+    way::ready_for_many(&client)?;
+    let server = talk::step(&format!("{} and a plain TCP server", install.title()), || {
+        let server = Server::start(lan.host("db1", 11)?, &install, 1, &[])?;
+        select::prepare(&server)?;
+        Ok(server)
+    })?;
+    let service = Service::start(server.host(), server.host().at(TCP), SERVING)?;
+    let mut ways = Vec::new();
+    let mut skipped = Vec::new();
+    for (number, kind) in (PROXIES..).zip(Kind::ALL) {
+        let opened = talk::step(kind.title(), || Way::open(kind, number, &lan, &client, server.host(), &driver));
+        match opened {
+            Ok(way) => ways.push(way),
+            // What is measured cannot be left out; what it is compared with can.
+            Err(error) if matches!(kind, Kind::Direct | Kind::BareMap | Kind::Shunt) => return Err(error),
+            Err(error) => skipped.push((kind, format!("{error:#}"))),
+        }
+    }
+    let mut figures = Figures::default();
+    for round in 0..args.rounds {
+        talk::step(&format!("round {} of {}", round + 1, args.rounds), || {
+            play_round(&ways, round, &client, &mut figures)
+        })?;
+    }
+    talk::step(&format!("shunt-nft against the bare map, {} pairs a row", args.pairs), || {
+        play_pairs(&ways, args.pairs, &client, &mut figures)
+    })?;
+    drop(service);
+
+    let report = report::Report {
+        machine: &machine,
+        servers: &install.title(),
+        ways: &ways,
+        skipped: &skipped,
+        figures: &figures,
+    };
+    report.print();
+    args.output.write(&report.json())?;
+    if let Some(path) = &args.svg {
+        let drawn = picture::draw(&report);
+        std::fs::write(path, drawn).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Every way once with every row, beginning with another way each time.
+fn play_round(ways: &[Way], round: usize, client: &Host, figures: &mut Figures) -> Result<()> {
+    for row in Row::ALL {
+        for number in 0..ways.len() {
+            let way = &ways[(number + round) % ways.len()];
+            if way.kind.carries(row) {
+                figures.add(way.kind, row, measured(way, row, client, ALONE)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Two ways that differ by little are told apart only by taking them right after each other, in the order ABBA, so that
+/// whatever changes slowly on the machine hits both alike.
+fn play_pairs(ways: &[Way], pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
+    let of = |kind| ways.iter().find(|way| way.kind == kind).context("a way is missing");
+    let (shunt, bare) = (of(Kind::Shunt)?, of(Kind::BareMap)?);
+    for _ in 0..pairs {
+        for row in Row::ALL {
+            let once = |way| Ok::<_, anyhow::Error>(measured(way, row, client, PAIRED)?.per_second);
+            let mut ours = once(shunt)?;
+            let theirs = f64::midpoint(once(bare)?, once(bare)?);
+            ours = f64::midpoint(ours, once(shunt)?);
+            figures.add_pair(row, ours, theirs);
+        }
+    }
+    Ok(())
+}
+
+fn measured(way: &Way, row: Row, client: &Host, length: Duration) -> Result<Cell> {
+    load::measure(row, client, way.to(row), length)
+        .with_context(|| format!("{} through {}", row.title(), way.kind.title()))
+}

@@ -1,0 +1,121 @@
+//! The figures as tables on the terminal, and for a program.
+
+use serde_json::{Value, json};
+
+use super::figures::Figures;
+use super::load::{Row, THREADS};
+use super::way::{Kind, Way};
+use crate::bench::machine::Machine;
+use crate::setup::rivals::Rival;
+
+pub struct Report<'a> {
+    pub machine: &'a Machine,
+    pub servers: &'a str,
+    pub ways: &'a [Way],
+    pub skipped: &'a [(Kind, String)],
+    pub figures: &'a Figures,
+}
+
+impl Report<'_> {
+    pub fn print(&self) {
+        println!("\n  a second, and in proportion to direct; {THREADS} connections, one operation at a time each");
+        self.table(|kind, row| {
+            let figure = self.figures.of(kind, row)?;
+            Some(format!("{:.0}  {:>5.2}", figure.per_second, figure.to_direct))
+        });
+        println!("\n  processor time of the whole machine for one operation, and what it is more than direct, µs");
+        self.table(|kind, row| {
+            let figure = self.figures.of(kind, row)?;
+            Some(format!("{:.1}  {:>5.1}", figure.cpu_us, figure.added_cpu_us))
+        });
+        println!("\n  shunt-nft / bare nft map, one right after the other");
+        println!("  {:<28}{:>18}{:>24}", "", "ratio of medians", "middle half of pairs");
+        for row in Row::ALL {
+            if let Some(ratio) = self.figures.ratio(row) {
+                let [low, high] = ratio.quartiles;
+                let verdict = if ratio.of_medians >= 0.97 { "" } else { "   less than promised" };
+                println!("  {:<28}{:>18.3}{:>15.3} to {high:.3}{verdict}", row.title(), ratio.of_medians, low);
+            }
+        }
+        println!("  promised: 0.97 at least");
+        self.against_haproxy();
+        println!(
+            "\n  direct goes over the same LAN without a proxy. Every other way has a proxy host of its own, all made alike.\n  \
+             shunt-nft is the datapath alone, with the table that the agent keeps; nothing probes meanwhile.\n  \
+             Load, proxies and {} share the processors: the ratios are what counts.",
+            self.servers
+        );
+        for (kind, reason) in self.skipped {
+            println!("  left out: {}: {reason}", kind.title());
+        }
+    }
+
+    fn table(&self, cell: impl Fn(Kind, Row) -> Option<String>) {
+        print!("  {:<28}", "");
+        for row in Row::ALL {
+            print!("{:>26}", row.title());
+        }
+        println!();
+        for way in self.ways {
+            print!("  {:<28}", way.kind.title());
+            for row in Row::ALL {
+                print!("{:>26}", cell(way.kind, row).unwrap_or_else(|| "-".to_owned()));
+            }
+            println!();
+        }
+    }
+
+    fn against_haproxy(&self) {
+        let of = |kind| self.figures.of(kind, Row::Select);
+        if let (Some(shunt), Some(haproxy)) = (of(Kind::Shunt), of(Kind::Rival(Rival::Haproxy))) {
+            println!(
+                "\n  point selects: {:.2} times HAProxy's (promised: 1.5 at least); added processor time {:.2} of HAProxy's \
+                 (promised: 0.25 at most)",
+                shunt.per_second / haproxy.per_second,
+                shunt.added_cpu_us / haproxy.added_cpu_us
+            );
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        let way = |way: &Way| {
+            let rows: serde_json::Map<String, Value> = Row::ALL
+                .into_iter()
+                .filter_map(|row| {
+                    let figure = self.figures.of(way.kind, row)?;
+                    let value = json!({
+                        "per_second": figure.per_second,
+                        "to_direct": figure.to_direct,
+                        "cpu_us": figure.cpu_us,
+                        "added_cpu_us": figure.added_cpu_us,
+                    });
+                    Some((row.key().to_owned(), value))
+                })
+                .collect();
+            json!({ "way": way.kind.key(), "title": way.kind.title(), "version": way.version, "rows": rows })
+        };
+        let ratios: serde_json::Map<String, Value> = Row::ALL
+            .into_iter()
+            .filter_map(|row| {
+                let ratio = self.figures.ratio(row)?;
+                let value = json!({
+                    "ratio_of_medians": ratio.of_medians,
+                    "quartiles_of_pairs": ratio.quartiles,
+                    "pairs": ratio.pairs,
+                });
+                Some((row.key().to_owned(), value))
+            })
+            .collect();
+        let skipped: Vec<Value> =
+            self.skipped.iter().map(|(kind, reason)| json!({ "way": kind.key(), "reason": reason })).collect();
+        json!({
+            "bench": "datapath",
+            "machine": self.machine.json(),
+            "servers": self.servers,
+            "connections": THREADS,
+            "ways": self.ways.iter().map(way).collect::<Vec<_>>(),
+            "shunt_to_bare_map": ratios,
+            "left_out": skipped,
+        })
+    }
+}
