@@ -9,5 +9,6 @@ pub mod doctor;
 pub mod driver;
 pub mod output;
 pub mod probe;
+pub mod route;
 pub mod store;
 pub mod telemetry;

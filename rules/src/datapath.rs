@@ -109,6 +109,11 @@ impl NftDatapath {
         Ok(datapath)
     }
 
+    /// Whether our table is there.
+    pub fn found_table(&self) -> bool {
+        self.presence != Presence::Absent
+    }
+
     /// The port id of the socket that changes the table, for [`crate::Notices`].
     pub fn port_id(&self) -> u32 {
         self.netlink.port_id()

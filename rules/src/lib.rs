@@ -34,4 +34,4 @@ mod transaction;
 
 pub use datapath::{NftDatapath, Options};
 pub use notices::Notices;
-pub use preflight::{foreign_nat, scratch_transaction};
+pub use preflight::{ForeignNat, foreign_nat, scratch_transaction};

@@ -1,10 +1,10 @@
 //! What can be said about this host before anything is installed on it: does nf_tables do all we need, and who else
 //! rewrites addresses here?
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use ipnet::IpNet;
 use nftnl_sys as sys;
@@ -65,31 +65,48 @@ fn samples(now: Instant) -> Vec<Op> {
     ops
 }
 
-/// Other tables' chains that rewrite destinations where we do, in words, and whether their rules name a listener's port.
+/// Somebody else's chain that rewrites destinations where we do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignNat {
+    /// Which one, in words.
+    pub place: String,
+    /// The listeners' ports that a rule of its table names.
+    pub ports: Vec<u16>,
+}
+
+impl fmt::Display for ForeignNat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)?;
+        if self.ports.is_empty() {
+            return Ok(());
+        }
+        let ports: Vec<_> = self.ports.iter().map(u16::to_string).collect();
+        write!(f, "; a rule of that table mentions port {}", ports.join(", "))
+    }
+}
+
+/// Other tables' chains that rewrite destinations where we do, and which of the listeners' ports their rules name.
 /// Best effort: a port hidden in a set or range is not seen.
-pub fn foreign_nat(table: &str, listeners: &[SocketAddr]) -> Result<Vec<String>, DatapathError> {
+pub fn foreign_nat(table: &str, listeners: &[SocketAddr]) -> Result<Vec<ForeignNat>, DatapathError> {
     let mut netlink = Netlink::open().map_err(kernel("open a netlink socket to netfilter"))?;
     let chains = nat_chains(&mut netlink, table).map_err(kernel("list the NAT chains of other tables"))?;
     let mentions = mentions(&mut netlink, listeners).map_err(kernel("list the rules of other tables"))?;
-    let mut found: Vec<String> = chains
+    let mut found: Vec<ForeignNat> = chains
         .into_iter()
         .map(|(place, hook)| {
-            let ports: Vec<String> = mentions
+            let ports: BTreeSet<u16> = mentions
                 .iter()
                 .filter(|(other, _)| other.family == place.family && other.table == place.table)
-                .flat_map(|(_, ports)| ports)
-                .map(u16::to_string)
+                .flat_map(|(_, ports)| ports.iter().copied())
                 .collect();
-            let mentions = match &ports[..] {
-                [] => String::new(),
-                ports => format!("; a rule of that table mentions port {}", ports.join(", ")),
-            };
-            format!("table {} {} chain {}: {hook}{mentions}", family(place.family), place.table, place.chain)
+            let place = format!("table {} {} chain {}: {hook}", family(place.family), place.table, place.chain);
+            ForeignNat { place, ports: ports.into_iter().collect() }
         })
         .collect();
     // The old iptables keeps its tables elsewhere; its NAT comes before ours.
     if std::fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|names| names.lines().any(|name| name == "nat")) {
-        found.push("iptables-legacy has a nat table; its rules are not shown by nft".to_owned());
+        let place = "iptables-legacy has a nat table; its rules are not shown by nft".to_owned();
+        found.push(ForeignNat { place, ports: Vec::new() });
     }
     Ok(found)
 }

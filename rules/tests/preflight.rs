@@ -34,7 +34,8 @@ fn other_tables_that_rewrite_destinations_are_named_with_the_ports_they_mention(
     run("ip", &["netns", "exec", &lab.name(PROXY), "nft", "-f", "-"], theirs);
     let _ours = lab.mapped(Ip::V4);
     let found = lab.in_host(PROXY, || foreign_nat("shunt", &[listener(Ip::V4)])).unwrap();
-    let named: Vec<_> = found.iter().filter(|line| !line.starts_with("iptables-legacy")).collect();
+    let named: Vec<_> =
+        found.iter().map(ToString::to_string).filter(|line| !line.starts_with("iptables-legacy")).collect();
     assert_eq!(
         named,
         [

@@ -37,6 +37,20 @@ macro_rules! each_flavour {
     )*};
 }
 
+/// One test out of one function, with MySQL: for what does not hang on the server's flavour.
+#[macro_export]
+macro_rules! with_mysql {
+    ($($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
+        $(#[$meta])*
+        #[test]
+        fn $name() -> ::anyhow::Result<()> {
+            fn body($install: &$crate::Install) -> ::anyhow::Result<()> $body
+            let name = concat!(module_path!(), "::", stringify!($name));
+            $crate::skip::with_server(name, $crate::Flavour::Mysql, body)
+        }
+    )*};
+}
+
 /// Tests that need namespaces, but no server.
 #[macro_export]
 macro_rules! rooted {

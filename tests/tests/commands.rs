@@ -54,6 +54,10 @@ each_flavour! {
         scene.agent.shunt_ok(&["purge", "--yes"])?;
         let tables = scene.proxy.ns().run("nft", &["list", "tables"])?;
         ensure!(tables.trim().is_empty(), "{tables}");
+        let again = scene.agent.shunt(&["purge", "--yes"])?;
+        ensure!(again.status.success(), "{again:?}");
+        let said = String::from_utf8_lossy(&again.stderr).into_owned();
+        ensure!(said.contains("nothing was to be purged"), "{said}");
         let to = scene.listener();
         let refused = shunt_tests::ports::connect(&scene.client, to, Duration::from_secs(10));
         ensure!(refused.is_err(), "nobody listens there any more");

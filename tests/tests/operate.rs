@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::Pace;
 use shunt_tests::ports::connect;
-use shunt_tests::{Agent, Scene, agent, each_flavour, eventually};
+use shunt_tests::{Agent, Scene, agent, each_flavour, eventually, with_mysql};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -143,6 +143,9 @@ each_flavour! {
         scene.agent.shunt_ok(&["reload"])?;
         let refused = connect(&scene.client, second, SOON).expect_err("the listener is gone");
         ensure!(format!("{refused:#}").contains("refused"), "{refused:#}");
+        let list = scene.agent.list()?;
+        let drained = list["listeners"].as_array().into_iter().flatten().find(|l| l["listener"] == second.to_string());
+        ensure!(drained.is_some_and(|l| l["state"] == "drained" && l["cluster"] == "more" && l["connections"] == 1), "{list}");
         flow.write_all(&[1, 0, 0, 1, 1])?;
         ensure!(flow.read(&mut greeting)? > 0, "the flow is still there to be answered");
 
@@ -218,6 +221,36 @@ each_flavour! {
         ensure!(list["listeners"][0]["state"] == "held", "{list}");
         scene.agent.shunt_ok(&["pin", "orders", &servers[0].to_string()])?;
         ensure!(scene.reached()? == 1);
+        Ok(())
+    }
+}
+
+with_mysql! {
+    fn a_follower_of_events_outlives_the_agent(install) {
+        let mut scene = Scene::start(install, 1)?;
+        let (code, error) = exit_code(&scene.agent, &["events", "--follow", "ordres"])?;
+        ensure!(code == Some(2) && error.contains("did you mean `orders`?"), "{code:?} {error}");
+
+        let dir = shunt_tests::scratch::Dir::new("follower")?;
+        let log = dir.path().join("log");
+        let mut command = std::process::Command::new(scene.agent.binary());
+        command.args(["events", "-f", "--json", "--socket"]).arg(scene.agent.socket());
+        let mut follower = shunt_tests::Process::spawn("events -f", command, Some(&log))?;
+        let heard = |what: &str| {
+            eventually(&format!("the follower to hear of {what}"), SOON, || {
+                let lines = std::fs::read_to_string(&log)?;
+                Ok(lines.contains(what).then_some(()))
+            })
+        };
+        heard("\"started\"")?;
+        scene.agent.kill()?;
+        heard("waiting for it")?;
+        scene.agent.start()?;
+        scene.agent.shunt_ok(&["pause", "orders", "--reason", "to be heard"])?;
+        heard("to be heard")?;
+        ensure!(follower.is_running());
+        let lines = std::fs::read_to_string(&log)?;
+        ensure!(lines.matches("\"started\"").count() == 2, "each event once: {lines}");
         Ok(())
     }
 }

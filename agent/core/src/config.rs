@@ -23,6 +23,10 @@ pub struct ClusterConfig {
     pub credentials: String,
     /// At least one; no two with the same address.
     pub listeners: Vec<ListenerConfig>,
+    /// The kernel stops passing packets this long after the agent last renewed its word; `None`: it never does by itself.
+    pub lease: Option<Duration>,
+    /// The agent's own data centre: replicas there take readers before others do.
+    pub near: Option<String>,
 }
 
 /// One MySQL instance.

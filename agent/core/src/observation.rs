@@ -206,6 +206,11 @@ impl GroupView {
     pub fn makes_primary(&self, uuid: &str) -> bool {
         self.has_majority() && self.members.iter().any(|m| m.online && m.primary && m.uuid == uuid)
     }
+
+    /// Whether, by this view, the server with that uuid is ONLINE within a majority and not a primary.
+    pub fn makes_secondary(&self, uuid: &str) -> bool {
+        self.has_majority() && self.members.iter().any(|m| m.online && !m.primary && m.uuid == uuid)
+    }
 }
 
 /// Semi-synchronous replication, source side.

@@ -1,9 +1,11 @@
 //! Every command and flag, once. Help, man pages and completions are made from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueHint};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 /// Layer-4 failover for MySQL: the proxy port leads to the current primary, or to nobody.
@@ -21,6 +23,25 @@ pub struct Args {
     pub socket: PathBuf,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Args {
+    /// The arguments of this process; it ends here if they are wrong.
+    pub fn from_command_line() -> Self {
+        Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(words).map_err(|mut error| {
+            // clap lists the hidden ones, too.
+            if error.kind() == ErrorKind::MissingSubcommand {
+                let command = Self::command();
+                let shown = command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned());
+                error.insert(ContextKind::ValidSubcommand, ContextValue::Strings(shown.collect()));
+            }
+            error
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -183,12 +204,17 @@ pub struct Man {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_table_of_flags_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn who_gives_no_command_is_told_of_those_that_are_meant_for_people() {
+        let words = ["shunt", "--config", "/etc/shunt"].map(OsString::from);
+        let error = Args::read(words).unwrap_err().to_string();
+        assert!(error.contains("agent, list") && error.contains("completions") && !error.contains(", man"), "{error}");
     }
 }

@@ -1,9 +1,14 @@
-//! `shunt events`: the history, and with `--follow` what is added to it.
+//! `shunt events`: the history, and with `--follow` what is added to it, over restarts of the agent too.
+
+use std::time::Duration;
 
 use super::{Args, args, block_on};
 use crate::control::api::{EventLine, EventsAnswer, SCHEMA_VERSION};
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError};
 use crate::output::{self, Failure};
+
+/// How often an agent that has gone is looked for.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub fn run(args: &Args, options: &args::Events) -> Result<(), Failure> {
     let client = Client::new(&args.socket);
@@ -29,11 +34,35 @@ pub fn run(args: &Args, options: &args::Events) -> Result<(), Failure> {
         }
         loop {
             let path = format!("/v1/events?after={last}&wait_ms=20000{cluster}");
-            let answer: EventsAnswer = client.get(&path).await?;
+            let answer: EventsAnswer = match client.get(&path).await {
+                Ok(answer) => answer,
+                Err(ClientError::NotRunning { .. } | ClientError::Unknown { .. }) => {
+                    last = wait_for_agent(&client, last).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             last = answer.events.last().map_or(last, |e| e.id);
             print(&answer.events, options.json)?;
         }
     })
+}
+
+/// Waits until an agent answers again, and says after which event to go on: its history may be another one.
+async fn wait_for_agent(client: &Client, last: i64) -> Result<i64, Failure> {
+    output::note("the agent does not answer; waiting for it");
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        match client.get::<EventsAnswer>("/v1/events?newest=true&limit=1").await {
+            Ok(answer) => {
+                output::note("the agent answers again");
+                let newest = answer.events.last().map_or(0, |e| e.id);
+                return Ok(if newest < last { 0 } else { last });
+            }
+            Err(ClientError::NotRunning { .. } | ClientError::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn print(events: &[EventLine], json: bool) -> Result<(), Failure> {

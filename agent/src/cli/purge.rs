@@ -25,6 +25,10 @@ pub fn run(args: &Args, options: &args::Purge) -> Result<(), Failure> {
             .with_exit(Exit::Refused),
         _ => Failure::new("nothing was purged").because(&error),
     })?;
+    if !datapath.found_table() {
+        output::note(&format!("there is no table inet {}: nothing was to be purged", settings.table));
+        return Ok(());
+    }
     datapath.purge().map_err(|error| Failure::new("the table is still there").because(&error))?;
     output::note(&format!("table inet {} is gone", settings.table));
     Ok(())

@@ -24,6 +24,10 @@ pub struct AgentConfig {
     pub table: String,
     /// Where metrics and the status page are; `None`: nowhere.
     pub http: Option<SocketAddr>,
+    /// How long the kernel goes on without the agent; `None`: for ever.
+    pub lease: Option<Duration>,
+    /// The data centre that the agent is in.
+    pub dc: Option<String>,
     /// What clusters start from.
     pub probe: ProbeConfig,
     /// By name. `default` is absent when nobody uses it and it has no password.
@@ -75,11 +79,13 @@ const DEFAULT_TABLE: &str = "shunt";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9306);
 
 /// Which other section a key belongs to.
-const HOMES: [(&str, &str); 16] = [
+const HOMES: [(&str, &str); 18] = [
     ("datapath", "in `[agent]`"),
     ("interfaces", "in `[agent]`"),
     ("table", "in `[agent]`"),
     ("http", "in `[agent]`"),
+    ("lease", "in `[agent]`"),
+    ("dc", "in `[agent]`"),
     ("interval", "in `[probe]`"),
     ("timeout", "in `[probe]`"),
     ("failures", "in `[probe]`"),
@@ -128,6 +134,8 @@ pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> Age
         interfaces: Vec::new(),
         table: DEFAULT_TABLE.into(),
         http: Some(DEFAULT_HTTP),
+        lease: None,
+        dc: None,
         probe: ProbeConfig::default(),
         credentials: BTreeMap::new(),
         hooks: Hooks::default(),
@@ -189,8 +197,13 @@ fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
     if let Some(http) = section.get("http").and_then(|value| value.parsed(http)) {
         config.http = http;
     }
+    config.lease = section.duration("lease", LEASE);
+    config.dc = section.get("dc").and_then(|value| value.parsed(values::data_centre)).map(str::to_owned);
     section.finish(&HOMES);
 }
+
+/// Shorter than the lower bound, a lease would end in a moment's load; longer than the upper one, it protects nobody.
+const LEASE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// Bounds of what is asked of servers: below the lower ones probing is load, above the upper ones it is no probing.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3600));

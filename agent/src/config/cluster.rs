@@ -28,10 +28,12 @@ pub(super) struct Draft {
     cooldown: Duration,
     probe: ProbeConfig,
     pub(super) credentials: String,
+    lease: Option<Duration>,
+    near: Option<String>,
 }
 
 /// Which other section a key belongs to. Keys at the top that are written below a `[[listen]]` are TOML's own trap.
-pub(super) const HOMES: [(&str, &str); 21] = [
+pub(super) const HOMES: [(&str, &str); 23] = [
     ("name", TOP),
     ("servers", TOP),
     ("failover", TOP),
@@ -53,6 +55,8 @@ pub(super) const HOMES: [(&str, &str); 21] = [
     ("timeout", PROBE),
     ("failures", PROBE),
     ("promotion", "to a server: `{ address = \"10.0.0.13:3306\", promotion = \"prefer\" }`"),
+    ("dc", "to a server: `{ address = \"10.0.0.13:3306\", dc = \"east\" }`"),
+    ("lease", "in `[agent]` of shunt.toml"),
 ];
 const TOP: &str = "to the whole file: write it before the first `[[listen]]`";
 const LISTEN: &str = "in a `[[listen]]`";
@@ -63,6 +67,8 @@ const COOLDOWN: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(30 *
 /// What a cluster's file is read against.
 pub(super) struct AgentSays<'a> {
     pub(super) probe: ProbeConfig,
+    pub(super) lease: Option<Duration>,
+    pub(super) dc: Option<&'a str>,
     /// `None`: the agent's file could not be read, so nobody knows.
     pub(super) credential_names: Option<&'a BTreeSet<String>>,
 }
@@ -94,6 +100,8 @@ pub(super) fn read(page: &Page, text: &str, agent: &AgentSays<'_>) -> Draft {
         },
         credentials: read_credentials(&mut top, agent),
         listeners: read_listeners(&mut top),
+        lease: agent.lease,
+        near: agent.dc.map(str::to_owned),
     };
     top.finish(&HOMES);
     draft
@@ -165,6 +173,9 @@ impl Draft {
             seen.insert(address, server.span.clone());
             server.address = Some(address);
         }
+        for listener in &self.listeners {
+            listener.check_pool(page, &seen);
+        }
     }
 
     /// The cluster, if nothing of it is missing.
@@ -180,6 +191,8 @@ impl Draft {
             probe: self.probe,
             credentials: self.credentials,
             listeners: listeners?,
+            lease: self.lease,
+            near: self.near,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! One `[[listen]]` of a cluster's file.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use ipnet::IpNet;
 use shunt_core::config::{Established, Fallback, Fenced, ListenerConfig, ListenerRole, Snat};
 
 use super::cluster::HOMES;
+use super::diagnostic::Diagnostic;
+use super::page::Page;
 use super::section::{Section, Value};
 use super::values::{self, Complaint};
 
@@ -18,6 +21,8 @@ pub(super) struct ListenerDraft {
     role: Option<ListenerRole>,
     allow: Vec<IpNet>,
     snat: Snat,
+    /// Where each range of the pool in `snat` is written.
+    pool: Vec<(Range<usize>, AddressRange)>,
     established: Established,
     drain: Duration,
     fenced: Fenced,
@@ -28,11 +33,16 @@ pub(super) struct ListenerDraft {
     fallback: Fallback,
 }
 
+/// First and last.
+type AddressRange = (IpAddr, IpAddr);
+
 /// The kernel keeps both deadlines in its own timers. None is zero, which would mean "for ever" there.
 const DRAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 const MAX_LAG: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(30 * 86_400));
 const CONNECTIONS: (u32, u32) = (1, u32::MAX);
+/// The datapath draws an address from as many places as it has for backends: 120, divided by most small numbers.
+const LARGEST_POOL: u128 = 120;
 
 pub(super) fn read(mut section: Section<'_>) -> ListenerDraft {
     let role = section
@@ -46,10 +56,12 @@ pub(super) fn read(mut section: Section<'_>) -> ListenerDraft {
         Some((address, value.span))
     });
     let ip_v6 = address.as_ref().map(|(address, _)| address.is_ipv6());
+    let (snat, pool) = section.get("snat").map(|value| read_snat(&value, ip_v6)).unwrap_or_default();
     let draft = ListenerDraft {
         role,
         allow: section.get("allow").map_or(Vec::new(), |value| read_allow(&value, ip_v6)),
-        snat: section.get("snat").and_then(|value| read_snat(&value, ip_v6)).unwrap_or_default(),
+        snat,
+        pool,
         established: read_established(&mut section, role),
         drain: section.duration("drain", DRAIN).unwrap_or(Duration::from_secs(30)),
         fenced: section.choice_or_first("fenced", &[("hold", Fenced::Hold), ("refuse", Fenced::Refuse)]),
@@ -84,39 +96,56 @@ fn read_allow(value: &Value<'_>, ip_v6: Option<bool>) -> Vec<IpNet> {
     list.iter().filter_map(network).collect()
 }
 
-fn read_snat(value: &Value<'_>, ip_v6: Option<bool>) -> Option<Snat> {
+fn read_snat(value: &Value<'_>, ip_v6: Option<bool>) -> (Snat, Vec<(Range<usize>, AddressRange)>) {
     if value.is_text() {
-        return value.parsed(|text| {
+        let word = value.parsed(|text| {
             if text.starts_with(|c: char| c.is_ascii_digit()) {
                 let complaint = Complaint::new("`snat` must be a list of addresses");
                 return Err(complaint.hint(format!("in brackets: [\"{text}\"]")));
             }
-            values::choice("snat", text, &[("masquerade", Word::Masquerade), ("none", Word::None)]).map(|word| {
-                match word {
-                    Word::Masquerade => Snat::Masquerade,
-                    Word::None => Snat::None,
-                }
-            })
+            values::choice("snat", text, &[("masquerade", Word::Masquerade), ("none", Word::None)])
         });
+        return match word {
+            Some(Word::None) => (Snat::None, Vec::new()),
+            Some(Word::Masquerade) | None => (Snat::Masquerade, Vec::new()),
+        };
     }
-    let list = value.list()?;
-    if list.is_empty() {
+    let list = value.list().unwrap_or_default();
+    if list.is_empty() && value.is_list() {
         let complaint = Complaint::new("`snat` has no address");
         value.complain(complaint.hint("\"masquerade\" takes the address of the interface that the packet leaves by"));
     }
-    let range = |value: &Value<'_>| {
-        value.parsed(|text| {
+    let mut pool: Vec<(Range<usize>, AddressRange)> = Vec::new();
+    for value in &list {
+        let range = value.parsed(|text| {
             let range = values::address_range(text)?;
-            same_family(ip_v6, range.0.is_ipv6(), text).map(|()| range)
-        })
-    };
-    let pool: Vec<_> = list.iter().filter_map(range).collect();
-    if pool.len() == list.len() && !pool.is_empty() {
-        // Another source address than the one asked for would be worse than none: servers grant by it.
-        let complaint = Complaint::new("address pools for `snat` are not in this version");
-        value.complain(complaint.hint("\"masquerade\", or \"none\" if the servers route back through this host"));
+            same_family(ip_v6, range.0.is_ipv6(), text)?;
+            match pool.iter().find(|(_, (first, last))| range.0 <= *last && *first <= range.1) {
+                Some((_, (first, last))) => {
+                    Err(Complaint::new(format!("`{text}` and `{first}-{last}` have addresses in common"))
+                        .hint("every address once: an address that is there twice would not take more connections"))
+                }
+                None => Ok(range),
+            }
+        });
+        pool.extend(range.map(|range| (value.span.clone(), range)));
     }
-    Some(Snat::Pool(pool))
+    let size = pool.iter().fold(0, |sum: u128, (_, range)| sum.saturating_add(addresses_in(*range)));
+    if size > LARGEST_POOL {
+        let complaint =
+            Complaint::new(format!("the pool in `snat` has {size} addresses, at most {LARGEST_POOL} are possible"));
+        value.complain(complaint.hint("each address takes some 64,000 connections to each server: few are enough"));
+    }
+    (Snat::Pool(pool.iter().map(|(_, range)| *range).collect()), pool)
+}
+
+/// How many there are; of all IPv6, as many as can be counted.
+fn addresses_in((first, last): AddressRange) -> u128 {
+    let number = |address| match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    (number(last) - number(first)).saturating_add(1)
 }
 
 #[derive(Clone, Copy)]
@@ -152,6 +181,18 @@ fn same_family(listener_is_v6: Option<bool>, is_v6: bool, text: &str) -> Result<
 }
 
 impl ListenerDraft {
+    /// Refuses a pool with one of the cluster's servers in it: its answers would never come back to us.
+    pub(super) fn check_pool(&self, page: &Page, servers: &BTreeMap<SocketAddr, Range<usize>>) {
+        for (span, (first, last)) in &self.pool {
+            for (server, written) in servers.iter().filter(|(server, _)| (*first..=*last).contains(&server.ip())) {
+                let message = format!("the server {server} is in the pool of source addresses");
+                let error = Diagnostic::error(page.place(span), message);
+                let other = Some((page.place(written), "the server".to_owned()));
+                page.report(Diagnostic { other, ..error.hint("a pool is made of addresses of this host") });
+            }
+        }
+    }
+
     /// The listener, if nothing of it is missing.
     pub(super) fn finish(self) -> Option<ListenerConfig> {
         Some(ListenerConfig {

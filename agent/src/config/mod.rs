@@ -114,6 +114,8 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
 
     let says = AgentSays {
         probe: agent.config.probe,
+        lease: agent.config.lease,
+        dc: agent.config.dc.as_deref(),
         credential_names: (!agent.page.is_torn()).then_some(&agent.credential_names),
     };
     let read = |path| {

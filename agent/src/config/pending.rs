@@ -19,14 +19,6 @@ const PENDING: &[Pending] = &[
         value: Some("promote"),
         instead: "shunt promotes nobody yet and runs the cluster as `follow`",
     },
-    Pending { section: "listen", key: "allow", value: None, instead: "anyone may connect" },
-    Pending { section: "listen", key: "max_connections", value: None, instead: "connections are not limited" },
-    Pending {
-        section: "listen",
-        key: "max_connections_per_source",
-        value: None,
-        instead: "connections are not limited",
-    },
     Pending { section: "hooks", key: "fence", value: None, instead: "the hook is not run" },
     Pending { section: "hooks", key: "before_promote", value: None, instead: "the hook is not run" },
     Pending { section: "hooks", key: "after_failover", value: None, instead: "the hook is not run" },
@@ -38,7 +30,7 @@ const PENDING: &[Pending] = &[
 pub struct NotInForce {
     /// `None`: the agent's own file.
     pub cluster: Option<ClusterName>,
-    /// `failover = "promote"`, `allow`.
+    /// `failover = "promote"`, `fence`.
     pub setting: String,
     /// What happens instead.
     pub instead: &'static str,

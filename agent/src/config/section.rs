@@ -195,6 +195,10 @@ impl<'d> Value<'d> {
         self.found.is_table()
     }
 
+    pub(super) fn is_list(&self) -> bool {
+        self.found.is_array()
+    }
+
     pub(super) fn is_text(&self) -> bool {
         self.found.is_str()
     }

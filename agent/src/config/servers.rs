@@ -11,7 +11,7 @@ use super::diagnostic::quote;
 use super::page::Page;
 use super::resolve::Resolved;
 use super::section::{Section, Value};
-use super::values::{self, Complaint, Location};
+use super::values::{self, Location};
 
 /// A server as far as it could be read.
 pub(super) struct ServerDraft {
@@ -58,9 +58,7 @@ fn read_server(value: &Value<'_>) -> Option<ServerDraft> {
     }
     let mut section = Section::new(value.page, "server", "the server", value.span.clone(), value.table()?);
     let address = section.require("address", "address = \"10.0.0.11:3306\"");
-    let dc = section.get("dc").and_then(|value| {
-        value.parsed(|text| if text.is_empty() { Err(Complaint::new("`dc` is empty")) } else { Ok(text) })
-    });
+    let dc = section.get("dc").and_then(|value| value.parsed(values::data_centre));
     let server = ServerDraft {
         location: address.as_ref().and_then(|value| value.parsed(values::location)),
         span: address.as_ref().map_or(value.span.clone(), |value| value.span.clone()),

@@ -78,6 +78,11 @@ pub(super) fn did_you_mean<'w>(text: &str, words: impl Iterator<Item = &'w str>)
     near.then(|| format!("did you mean `{word}`?"))
 }
 
+/// The name of a data centre; any word will do.
+pub(super) fn data_centre(text: &str) -> Result<&str, Complaint> {
+    if text.is_empty() { Err(Complaint::new("`dc` is empty").hint("leave it out")) } else { Ok(text) }
+}
+
 /// Where a server is: by its address, or by a name that still has to be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location {

@@ -31,6 +31,21 @@ pub async fn list(agent: &Agent) -> ListAnswer {
             since: date(clock, listener.since),
         })
     });
+    let departed = connections.as_ref().map_or(Vec::new(), |counted| agent.departed(counted));
+    let drained = departed.iter().map(|gone| Listener {
+        cluster: gone.cluster.clone(),
+        role: gone.role,
+        listener: gone.listener.to_string(),
+        backends: Vec::new(),
+        state: "drained".to_owned(),
+        epoch: gone.epoch.0,
+        verdict: gone.verdict,
+        pinned: false,
+        paused: false,
+        connections: connections.as_ref().and_then(|counted| counted.get(&gone.listener).copied()),
+        since: date(clock, gone.since),
+    });
+    let listeners = listeners.chain(drained);
     ListAnswer { schema_version: SCHEMA_VERSION, listeners: listeners.collect(), alarms: alarms(agent, &statuses) }
 }
 

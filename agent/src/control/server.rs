@@ -169,6 +169,13 @@ async fn events(State(agent): Shared, query: Result<Query<EventsQuery>, QueryRej
         .cluster
         .map(|name| ClusterName::new(name).map_err(|e| problem(ProblemCode::BadRequest, e.to_string())))
         .transpose()?;
+    if let Some(name) = cluster.clone().filter(|name| !agent.cluster_names().contains(name)) {
+        let wanted = name.to_string();
+        let history = agent.journal().with(move |store| store.latest_events(Some(&name), 1)).await;
+        if history.is_ok_and(|events| events.is_empty()) {
+            return Err(unknown_cluster(&agent, &wanted));
+        }
+    }
     let limit = query.limit.unwrap_or(MOST_EVENTS).min(MOST_EVENTS);
     let found = if query.newest {
         agent.journal().with(move |store| store.latest_events(cluster.as_ref(), limit)).await

@@ -1,16 +1,37 @@
-//! Whether this process may do what the agent does: capabilities(7).
+//! Whether this process may do what the agent does: capabilities(7), and raw sockets in fact, which a security module or
+//! a filter of system calls may forbid in spite of the capability.
 
-use super::Finding;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+use super::{Finding, Level};
 
 const CHECK: &str = "capabilities";
 /// From linux/capability.h.
 const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW")];
 
 pub fn check() -> Finding {
-    match std::fs::read_to_string("/proc/self/status") {
+    let found = match std::fs::read_to_string("/proc/self/status") {
         Ok(status) => judge(&status),
         Err(error) => Finding::warning(CHECK, format!("cannot read /proc/self/status: {error}"), "mount /proc"),
+    };
+    if found.level == Level::Problem {
+        return found;
     }
+    match open_raw_sockets() {
+        Ok(()) => found,
+        Err(error) => Finding::problem(
+            CHECK,
+            format!("no raw socket can be opened, though CAP_NET_RAW is there: {error}"),
+            "idle connections to an old primary could not be ended: look for a security module, or a filter of system calls, that forbids it",
+        ),
+    }
+}
+
+fn open_raw_sockets() -> nix::Result<()> {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
+    }
+    Ok(())
 }
 
 fn judge(status: &str) -> Finding {
@@ -33,7 +54,6 @@ fn judge(status: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Level;
 
     #[test]
     fn a_missing_capability_is_named() {

@@ -69,7 +69,9 @@ pub fn host(clusters: &[ClusterConfig], table: &str) -> Vec<Finding> {
     found.extend(forwarding::check(&listeners));
     found.extend(conntrack::check());
     found.extend(rp_filter::check());
-    found.extend(listeners::check(&listeners));
+    let pooled =
+        clusters.iter().flat_map(|c| &c.listeners).flat_map(|l| crate::route::pool_addresses(&l.snat)).collect();
+    found.extend(listeners::check(&listeners, &pooled));
     found
 }
 

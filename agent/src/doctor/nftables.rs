@@ -24,7 +24,11 @@ pub fn check(table: &str, listeners: &[SocketAddr]) -> Vec<Finding> {
             found.push(Finding::ok(FOREIGN, "nobody else rewrites destinations on this host"));
         }
         Ok(rules) => found.extend(rules.into_iter().map(|rule| {
-            Finding::warning(FOREIGN, rule, "whichever rule sees a connection first wins: take the other one away")
+            Finding::warning(
+                FOREIGN,
+                rule.to_string(),
+                "whichever rule sees a connection first wins: take the other one away",
+            )
         })),
         Err(error) => found.push(Finding::note(FOREIGN, error_chain(&error), "other tables could not be read")),
     }

@@ -3,24 +3,27 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use shunt_core::cluster::{Alarm, AlarmKind, ClusterStatus, Entry, Pause, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::datapath::{Change, Datapath, DatapathError, Meter, Severed};
+use shunt_core::datapath::{Change, Datapath, DatapathError, Meter};
 use shunt_core::mapping::Leaving;
 use shunt_core::{ClusterName, Mono};
 use shunt_rules::{NftDatapath, Notices, Options};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
+use super::departed::Departed;
 use super::flows::Readers;
+use super::host::{self, Sight};
 use super::journal::Journal;
+use super::lease::{self, Leases};
 use super::usage::{self, Watched};
-use super::watch;
 use super::worker::Worker;
+use super::{severed, watch};
 use crate::clock::Clock;
 use crate::config::{self, AgentConfig, Credentials, Loaded};
 use crate::store::{Store, StoreError};
@@ -64,6 +67,14 @@ impl StartError {
             Self::Datapath(DatapathError::InUse { .. }) => {
                 Some("stop the other agent, or give this one another `table` in [agent] of shunt.toml".to_owned())
             }
+            Self::Datapath(DatapathError::Kernel { what, .. }) if what.contains("raw socket") => Some(
+                "the agent needs CAP_NET_RAW: shunt.service grants it; a container must be given it (NET_RAW)".to_owned(),
+            ),
+            Self::Datapath(DatapathError::Kernel { what, .. }) if what.contains("nflog group") => Some(
+                "a group has one listener in a network namespace: another `table` in [agent] of shunt.toml takes other groups; \
+                 /proc/net/netfilter/nfnetlink_log shows the groups that are taken"
+                    .to_owned(),
+            ),
             Self::Datapath(_) => Some("`shunt doctor` examines what the kernel can do".to_owned()),
             Self::Config(_) | Self::Thread(_) => None,
         }
@@ -76,10 +87,12 @@ pub struct Agent {
     pub(super) shared: Shared,
     pub(super) settings: AgentConfig,
     /// On a thread of its own: a dump of many flows must not stand before a swap.
+    pub(super) leases: Leases,
+    pub(super) sight: Sight,
+    pub(super) departed: RwLock<Vec<Departed>>,
     pub(super) meter: Worker<Box<dyn Meter>>,
     pub(super) readers: Readers,
     pub(super) watched: RwLock<Watched>,
-    flows_severed: AtomicU64,
     pub(super) clusters: RwLock<BTreeMap<ClusterName, ClusterHandle>>,
     /// What is amiss with the configuration that runs.
     pub(super) config_alarms: RwLock<Vec<(Option<ClusterName>, Alarm)>>,
@@ -110,7 +123,9 @@ impl Agent {
 
         let mut store = Store::open(&paths.state)?;
         let mut remembered = remember(&mut store, clock)?;
-        let datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
+        let mut datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
+        // First of all: leases may have run for long, and one that has run out must not be taken for an open listener.
+        let lapsed = datapath.renew()?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
         let notices = Notices::subscribe(vec![datapath.port_id()])?;
         let meter = Worker::start("meter", datapath.meter()?)?;
@@ -124,9 +139,11 @@ impl Agent {
             shared,
             settings,
             meter,
+            leases: Leases::default(),
+            sight: Sight::default(),
+            departed: RwLock::default(),
             readers: Readers::default(),
             watched: RwLock::default(),
-            flows_severed: AtomicU64::new(0),
             clusters: RwLock::default(),
             config_alarms: RwLock::default(),
             broken: RwLock::new(broken_paths(&loaded)),
@@ -144,10 +161,13 @@ impl Agent {
                 data: vec![("listeners_found", held.len().to_string())],
             },
         );
+        agent.keep_leases(agent.settings.lease);
+        lease::start(agent.clone());
         let mut starting = tokio::task::JoinSet::new();
         for config in loaded.clusters.clone() {
             let mut memory = remembered.remove(&config.name).unwrap_or_default();
             memory.held = held_by(&config, &held);
+            memory.lapsed.clone_from(&lapsed);
             let Some(login) = agent.login(&loaded, &config) else { continue };
             starting.spawn(ClusterHandle::start(config, login, memory, agent.shared.clone()));
         }
@@ -156,8 +176,12 @@ impl Agent {
                 agent.adopt(handle);
             }
         }
+        agent.keep_leases(None);
+        agent.note_strays(&lapsed);
         agent.drop_orphans().await;
         watch::start(agent.clone(), notices)?;
+        severed::start(agent.clone());
+        host::start(agent.clone());
         usage::start(agent.clone());
         Ok(agent)
     }
@@ -220,6 +244,11 @@ impl Agent {
         if let Some(message) = read(&self.drift_alarm).clone() {
             alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
         }
+        if let Some(message) = read(&self.leases.alarm).clone() {
+            let message = format!("leases cannot be renewed: {message}");
+            alarms.push((None, Alarm { kind: AlarmKind::DatapathFailed, message }));
+        }
+        alarms.extend(self.sight.alarms());
         if let Some(message) = read(&self.pages_alarm).clone() {
             alarms.push((None, Alarm { kind: AlarmKind::PagesFailed, message }));
         }
@@ -236,9 +265,9 @@ impl Agent {
         alarms
     }
 
-    /// The established connections through each listener; `None` when the kernel cannot be asked.
+    /// The established connections through each listener, departed ones included; `None` when the kernel cannot be asked.
     pub async fn connections(&self) -> Option<BTreeMap<SocketAddr, u64>> {
-        let listeners: Vec<_> = self.listeners().into_keys().collect();
+        let listeners = self.counted_listeners();
         match self.meter.run(move |meter| meter.connections(&listeners)).await {
             Ok(Ok(counted)) => Some(counted),
             Ok(Err(error)) => {
@@ -247,13 +276,6 @@ impl Agent {
             }
             Err(_) => None,
         }
-    }
-
-    /// Flows that the datapath has ended because their backend left; `None` when its thread is gone.
-    pub async fn severed(&self) -> Option<u64> {
-        let finished: Vec<Severed> = self.shared.datapath.run(|datapath| datapath.severed()).await.ok()?;
-        let flows: u64 = finished.iter().map(|severed| severed.flows).sum();
-        Some(self.flows_severed.fetch_add(flows, Ordering::Relaxed) + flows)
     }
 
     /// Whether every thread and every cluster's task gets round to its work within `patience`.
@@ -282,7 +304,10 @@ impl Agent {
     }
 
     pub(super) fn adopt(&self, handle: ClusterHandle) {
-        write(&self.clusters).insert(handle.config.name.clone(), handle);
+        let name = handle.config.name.clone();
+        let listeners: Vec<_> = handle.config.listeners.iter().map(|l| l.address).collect();
+        write(&self.clusters).insert(name.clone(), handle);
+        self.claim_lapses(&name, &listeners);
     }
 
     /// Whom to log in as. The loader refuses a cluster whose credentials are not defined, so there is always somebody.

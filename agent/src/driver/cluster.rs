@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace, Plan, Stage};
 use shunt_core::config::ClusterConfig;
@@ -69,6 +69,8 @@ pub enum Request {
         login: Credentials,
         reply: oneshot::Sender<()>,
     },
+    /// The kernel has stopped these listeners.
+    LeaseLapsed(Vec<SocketAddr>),
     /// The status as of now.
     Status(oneshot::Sender<ClusterStatus>),
     /// Answered when the task gets round to it: a sign of life.
@@ -220,6 +222,7 @@ impl ClusterTask {
     /// The epoch first, the kernel second.
     async fn commit(&mut self, plan: Plan) -> Event {
         let Plan { epoch, primary, mappings, .. } = plan;
+        let (decided, lease) = (Instant::now(), self.machine.config().lease);
         // The first primary of all is no failover.
         let before = self.machine.committed().and_then(|held| held.primary);
         let fails_over = before.is_some() && primary.is_some() && before != primary;
@@ -231,14 +234,18 @@ impl ClusterTask {
         }
         let change = Change { set: mappings, remove: Vec::new() };
         let applied = self.shared.datapath.run(move |datapath| {
+            // Whoever slept for longer than a lease must look again before it opens anything.
+            if lease.is_some_and(|lease| decided.elapsed() > lease) {
+                return (Vec::new(), Err("it was decided longer ago than a lease lasts".to_owned()));
+            }
             let first = match datapath.apply(&change) {
                 Ok(applied) => return (Vec::new(), Ok(applied)),
                 Err(error) => error,
             };
             // Somebody may have taken our table away a moment ago. Once it is back in line the change may pass.
             match datapath.reconcile() {
-                Ok(drift) => (drift, datapath.apply(&change)),
-                Err(_) => (Vec::new(), Err(first)),
+                Ok(drift) => (drift, datapath.apply(&change).map_err(|error| error_chain(&error))),
+                Err(_) => (Vec::new(), Err(error_chain(&first))),
             }
         });
         let failed = |error| Event::CommitFailed { stage: Stage::Datapath, error };
@@ -255,7 +262,7 @@ impl ClusterTask {
                         }
                         Event::Committed { commit: applied.commit }
                     }
-                    Err(error) => failed(error_chain(&error)),
+                    Err(error) => failed(error),
                 }
             }
             Err(error) => failed(error.to_string()),
@@ -330,6 +337,7 @@ impl ClusterTask {
                 self.forget_lost_pins().await;
                 Served { actions, answer: None, done: Some(reply) }
             }
+            Request::LeaseLapsed(listeners) => self.handle(Event::LeaseLapsed { listeners }).into(),
             Request::Status(reply) => {
                 let _ = reply.send(self.machine.status(self.now()));
                 Vec::new().into()

@@ -3,15 +3,20 @@
 
 mod agent;
 mod cluster;
+mod departed;
 mod flows;
+mod host;
 mod journal;
+mod lease;
 mod reload;
+mod severed;
 mod usage;
 mod watch;
 mod worker;
 
 pub use agent::{Agent, Paths, StartError};
 pub use cluster::{Request, error_chain};
+pub use departed::Departed;
 pub use flows::{FlowList, FlowsError};
 pub use journal::{Journal, JournalError};
 pub use reload::ReloadError;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use shunt_core::ClusterName;
 use shunt_core::cluster::{Alarm, AlarmKind, Entry, on_removal};
 use shunt_core::config::ClusterConfig;
+use shunt_core::mapping::Leaving;
 use tokio::sync::oneshot;
 
 use super::agent::{Agent, broken_paths, load, read, write};
@@ -57,6 +58,7 @@ impl Agent {
         if was == still || loaded.agent.is_none() {
             return;
         }
+        self.keep_leases(loaded.agent.as_ref().and_then(|agent| agent.lease));
         // Nothing but what was broken: a file that was edited or added since waits for a reload, like any other.
         let mended = |config: &ClusterConfig| {
             let path = path_of(&loaded, config);
@@ -80,6 +82,7 @@ impl Agent {
             }
         }
         *write(&self.broken) = still;
+        self.keep_leases(None);
         self.note_diagnostics(&loaded);
         for name in waiting {
             let message =
@@ -90,10 +93,22 @@ impl Agent {
     }
 
     async fn take(&self, loaded: Loaded) -> ReloadAnswer {
+        // Before the first lease is in the kernel, and until the last is gone.
+        self.keep_leases(loaded.agent.as_ref().and_then(|agent| agent.lease));
         let before: BTreeMap<ClusterName, ClusterConfig> =
             read(&self.clusters).iter().map(|(name, handle)| (name.clone(), handle.config.clone())).collect();
         let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();
         let removed: Vec<_> = before.keys().filter(|name| !wanted.contains(name)).cloned().collect();
+        // A listener may have moved from one cluster to another: only those that no cluster has any more go.
+        let kept: BTreeSet<SocketAddr> =
+            loaded.clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
+        let gone: BTreeMap<SocketAddr, Leaving> = before
+            .values()
+            .flat_map(|c| &c.listeners)
+            .filter(|l| !kept.contains(&l.address))
+            .map(|l| (l.address, on_removal(l)))
+            .collect();
+        self.note_departures(&gone);
         for name in &removed {
             let handle = write(&self.clusters).remove(name);
             // What it is just sending to the kernel must not come after its listeners' removal.
@@ -106,16 +121,7 @@ impl Agent {
             self.forget_words(name).await;
         }
 
-        // A listener may have moved from one cluster to another: only those that no cluster has any more go.
-        let kept: BTreeSet<SocketAddr> =
-            loaded.clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
-        let gone = before
-            .values()
-            .flat_map(|c| &c.listeners)
-            .filter(|l| !kept.contains(&l.address))
-            .map(|l| (l.address, on_removal(l)))
-            .collect();
-        self.remove_listeners(gone).await;
+        self.remove_listeners(gone.into_iter().collect()).await;
 
         // Those that run first: one of them may give a listener up that a new one takes.
         let (mut added, mut changed, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -133,6 +139,7 @@ impl Agent {
         }
         // What could not be started is tried again, and until then its listeners are not taken for nobody's.
         *write(&self.broken) = refused.iter().filter_map(|config| path_of(&loaded, config).cloned()).collect();
+        self.keep_leases(None);
         self.note_diagnostics(&loaded);
         for config in refused {
             let message = "it could not be started, see `shunt events`; it is tried again every 10 s";

@@ -48,7 +48,10 @@ pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
                     agent.disk_is_full.store(full, Ordering::Relaxed);
                 }
                 changed = others_changed(&mut notices), if listening => match changed {
-                    Ok(true) => tokio::time::sleep(SETTLE).await,
+                    Ok(true) => {
+                        agent.sight.rules_changed.store(true, Ordering::Relaxed);
+                        tokio::time::sleep(SETTLE).await;
+                    }
                     Ok(false) => continue,
                     Err(error) => {
                         tracing::error!(%error, "no notice of changes to nftables any more: drift is found on a timer only");

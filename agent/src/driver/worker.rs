@@ -1,4 +1,4 @@
-//! A thread that owns something blocking, and runs what it is sent on it, one after the other.
+//! A thread that owns something blocking, and runs what it is sent on it, one after the other; what cannot wait, first.
 
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ const QUEUE: usize = 16_384;
 /// The way to something that lives on a thread of its own: the datapath's netlink socket, the store's database.
 pub struct Worker<T> {
     jobs: mpsc::Sender<Job<T>>,
+    first: mpsc::Sender<Job<T>>,
 }
 
 impl<T> Clone for Worker<T> {
     fn clone(&self) -> Self {
-        Self { jobs: self.jobs.clone() }
+        Self { jobs: self.jobs.clone(), first: self.first.clone() }
     }
 }
 
@@ -29,22 +30,50 @@ impl<T: Send + 'static> Worker<T> {
     /// Moves `owned` to a new thread of that name. The thread ends when the last `Worker` is dropped.
     pub fn start(name: &str, mut owned: T) -> std::io::Result<Self> {
         let (jobs, mut inbox) = mpsc::channel::<Job<T>>(QUEUE);
+        let (first, mut urgent) = mpsc::channel::<Job<T>>(QUEUE);
+        // Only to wait for either queue; jobs themselves do not await.
+        let waiting = tokio::runtime::Builder::new_current_thread().build()?;
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Some(job) = inbox.blocking_recv() {
+            let mut next = || {
+                waiting.block_on(async {
+                    tokio::select! {
+                        biased;
+                        Some(job) = urgent.recv() => Some(job),
+                        Some(job) = inbox.recv() => Some(job),
+                        else => None,
+                    }
+                })
+            };
+            while let Some(job) = next() {
                 job(&mut owned);
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, first })
     }
 
     /// Runs `job` on the thread and returns what it returned.
     pub async fn run<R: Send + 'static>(&self, job: impl FnOnce(&mut T) -> R + Send + 'static) -> Result<R, Gone> {
+        Self::run_on(&self.jobs, job).await
+    }
+
+    /// The same, before everything that waits already.
+    pub async fn run_first<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<R, Gone> {
+        Self::run_on(&self.first, job).await
+    }
+
+    async fn run_on<R: Send + 'static>(
+        queue: &mpsc::Sender<Job<T>>,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Result<R, Gone> {
         let (reply, answer) = oneshot::channel();
         let job: Job<T> = Box::new(move |owned| {
             // Whoever asked may have given up waiting.
             let _ = reply.send(job(owned));
         });
-        self.jobs.send(job).await.map_err(|_| Gone)?;
+        queue.send(job).await.map_err(|_| Gone)?;
         answer.await.map_err(|_| Gone)
     }
 
@@ -71,6 +100,21 @@ mod tests {
         }
         assert_eq!(worker.run(|list| list.clone()).await.unwrap(), (0..10).collect::<Vec<_>>());
         assert!(worker.is_responsive(Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_wait_comes_before_all_that_waits() {
+        let worker = Worker::start("test", Vec::new()).unwrap();
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        worker.send(move |_| gate.recv().unwrap()).unwrap();
+        for n in 0..100 {
+            worker.send(move |list: &mut Vec<i32>| list.push(n)).unwrap();
+        }
+        let first = worker.run_first(|list| list.clone());
+        let release = async { go.send(()).unwrap() };
+        let (before, ()) = tokio::join!(first, release);
+        assert_eq!(before.unwrap(), Vec::<i32>::new());
+        assert_eq!(worker.run(|list| list.len()).await.unwrap(), 100);
     }
 
     #[tokio::test]

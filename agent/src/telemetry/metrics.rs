@@ -25,12 +25,16 @@ pub struct Counters {
     failovers: Family<Labels, Counter>,
     failover_times: Histogram,
     reconciled_ms: Arc<AtomicU64>,
+    flows_severed: Counter,
+    sever_times: Histogram,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         // 50 µs to 100 ms: a commit takes some hundred microseconds.
         let bounds = [50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.6e-3, 3.2e-3, 6.4e-3, 25e-3, 100e-3];
+        // 5 ms to 5 s: retries and the hosts' limits on challenge ACKs make the long ones.
+        let severings = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
         // 50 ms to a minute: how long somebody else takes to promote is most of it.
         let failovers = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
         Self {
@@ -39,6 +43,8 @@ impl Default for Counters {
             failovers: Family::default(),
             failover_times: Histogram::new(failovers),
             reconciled_ms: Arc::default(),
+            flows_severed: Counter::default(),
+            sever_times: Histogram::new(severings),
         }
     }
 }
@@ -58,6 +64,12 @@ impl Counters {
         if let Some(took) = took.filter(|_| succeeded) {
             self.failover_times.observe(took.as_secs_f64());
         }
+    }
+
+    /// So many flows of one pair were ended, in that time.
+    pub fn severed(&self, flows: u64, took: Duration) {
+        self.flows_severed.inc_by(flows);
+        self.sever_times.observe(took.as_secs_f64());
     }
 
     /// The kernel was found out of line and was repaired.
@@ -96,11 +108,12 @@ pub async fn metrics_text(agent: &Agent) -> String {
         "From the first sign of trouble to the listeners leading to the new primary",
         counters.failover_times.clone(),
     );
-    if let Some(flows) = agent.severed().await {
-        let severed = Counter::<u64>::default();
-        severed.inc_by(flows);
-        registry.register("flows_severed", "Flows ended because their backend left", severed);
-    }
+    registry.register("flows_severed", "Flows ended because their backend left", counters.flows_severed.clone());
+    registry.register(
+        "sever_duration_seconds",
+        "From a pair's leaving to the last answer of its flows' ends",
+        counters.sever_times.clone(),
+    );
 
     let reconciled = Gauge::<f64, AtomicU64>::default();
     reconciled.set(counters.reconciled_ms.load(Ordering::Relaxed) as f64 / 1000.0);

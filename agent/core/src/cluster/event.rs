@@ -35,6 +35,10 @@ pub enum Event {
         stage: Stage,
         error: String,
     },
+    /// The kernel has stopped these listeners because their lease was not renewed in time.
+    LeaseLapsed {
+        listeners: Vec<SocketAddr>,
+    },
     /// [`Cluster::next_deadline`] has come.
     Deadline,
 }
@@ -84,6 +88,8 @@ pub struct Remembered {
     pub primary: Option<SocketAddr>,
     /// From the kernel: where each listener leads; an empty list is a fence.
     pub held: BTreeMap<SocketAddr, Vec<SocketAddr>>,
+    /// From the kernel: listeners whose lease ran out while no agent was there.
+    pub lapsed: Vec<SocketAddr>,
     /// `None` is the pin of the whole cluster.
     pub pins: BTreeMap<Option<SocketAddr>, SocketAddr>,
     pub pause: Option<Pause>,

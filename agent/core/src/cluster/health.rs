@@ -134,6 +134,11 @@ impl Health {
         self.answer.as_ref().map(|a| a.at)
     }
 
+    /// When it was asked what it answered last. An answer that lay unread for long is as old as its question.
+    pub fn asked_at(&self) -> Option<Mono> {
+        self.answer.as_ref().map(|a| a.at - a.took)
+    }
+
     /// How long the last answer took.
     pub fn took(&self) -> Option<Duration> {
         self.answer.as_ref().map(|a| a.took)

@@ -16,7 +16,9 @@
 mod assess;
 mod event;
 mod health;
+mod lapse;
 mod plan;
+mod readers;
 mod status;
 mod verdict;
 mod view;
@@ -36,7 +38,9 @@ pub use status::{ClusterStatus, ListenerState, ListenerStatus, ServerStatus};
 pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
+use lapse::Lapses;
 use plan::Basis;
+use readers::Fit;
 
 use crate::config::{ClusterConfig, FailoverMode};
 use crate::observation::Outcome;
@@ -58,7 +62,8 @@ pub struct Cluster {
     /// Whether the primary listeners lead to it.
     open: bool,
     /// Replicas that take connections; remembered for the hysteresis of `max_lag` and for times without a primary.
-    fit: Vec<SocketAddr>,
+    fit: Fit,
+    lapses: Lapses,
     pins: BTreeMap<Option<SocketAddr>, SocketAddr>,
     pause: Option<Pause>,
     assessment: Assessment,
@@ -106,7 +111,8 @@ impl Cluster {
             epoch,
             primary,
             open: primary.is_some() && held_primary == primary,
-            fit: plan::held_replicas(&config, &remembered.held),
+            fit: readers::held_replicas(&config, &remembered.held),
+            lapses: Lapses::default(),
             pins: remembered.pins.into_iter().filter(|(_, s)| config.servers.iter().any(|c| c.address == *s)).collect(),
             pause: remembered.pause,
             assessment: Assessment {
@@ -127,6 +133,8 @@ impl Cluster {
         if let Some(&pinned) = cluster.pins.get(&None) {
             cluster.lead(pinned, "pinned", &mut actions);
         }
+        cluster.lapse(&remembered.lapsed, now, &mut actions);
+        cluster.end_lapses(Direction::Keep);
         cluster.commit_if_changed(now, &mut actions);
         (cluster, actions)
     }
@@ -151,7 +159,10 @@ impl Cluster {
                 format!("{} unpinned from {server}, which is not in the configuration any more", pin_words(listener));
             actions.push(record("unpinned", what));
         }
-        self.fit.retain(|server| self.servers.contains_key(server));
+        for fit in self.fit.values_mut() {
+            fit.retain(|server| self.servers.contains_key(server));
+        }
+        self.lapses.retain(|listener| self.config.listeners.iter().any(|l| l.address == listener));
         self.decide(now, &mut actions);
         actions
     }
@@ -181,6 +192,7 @@ impl Cluster {
             }
             Event::Committed { commit } => self.carried_out(commit, now, &mut actions),
             Event::CommitFailed { stage, error } => self.not_carried_out(stage, error, now, &mut actions),
+            Event::LeaseLapsed { listeners } => self.lapse(&listeners, now, &mut actions),
             Event::Deadline => {
                 if self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| until <= now)) {
                     self.pause = None;
@@ -196,7 +208,7 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<Mono> {
         let pause = self.pause.as_ref().and_then(|p| p.until);
         let retry = self.failed.as_ref().filter(|_| self.in_flight.is_none()).map(|&(_, _, at)| at);
-        let calm = (self.pace == Pace::Urgent).then(|| self.verdict_since + URGENT_FOR);
+        let calm = self.urgent_until().filter(|_| self.pace == Pace::Urgent);
         [pause, retry, calm].into_iter().flatten().min()
     }
 
@@ -296,7 +308,8 @@ impl Cluster {
         let direction = found.direction;
         self.note_verdict(found, now, actions);
         self.steer(direction, actions);
-        self.fit = plan::fit_replicas(self.view(now), &self.fit);
+        self.fit = self.fit_now(now);
+        self.end_lapses(direction);
         self.commit_if_changed(now, actions);
         self.set_pace(now, actions);
     }
@@ -400,17 +413,19 @@ impl Cluster {
     fn wanted(&self, now: Mono) -> Plan {
         let view = self.view(now);
         let leaving = self.committed.as_ref().and_then(|p| p.primary);
-        plan::plan(view, Basis { epoch: self.epoch, fit: &self.fit, pins: &self.pins, leaving })
+        let (fit, pins, lapses) = (&self.fit, &self.pins, &self.lapses);
+        plan::plan(view, Basis { epoch: self.epoch, fit, pins, lapses, leaving })
     }
 
     fn fence_under_old_epoch(&self, now: Mono) -> Plan {
         let (epoch, old) = self.committed.as_ref().map_or((Epoch::default(), None), |c| (c.epoch, c.primary));
         let view = View { primary: old, open: false, ..self.view(now) };
-        plan::plan(view, Basis { epoch, fit: &[], pins: &BTreeMap::new(), leaving: old })
+        let (fit, pins, lapses) = (&Fit::new(), &BTreeMap::new(), &self.lapses);
+        plan::plan(view, Basis { epoch, fit, pins, lapses, leaving: old })
     }
 
     fn view(&self, now: Mono) -> View<'_> {
-        View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.open, now }
+        View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.is_open(), now }
     }
 
     fn carried_out(&mut self, commit: Duration, now: Mono, actions: &mut Vec<Action>) {
@@ -447,12 +462,17 @@ impl Cluster {
     }
 
     fn set_pace(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let fresh = now.since(self.verdict_since) < URGENT_FOR;
-        let pace = if fresh && self.assessment.verdict.is_urgent() { Pace::Urgent } else { Pace::Normal };
+        let pace = if self.urgent_until().is_some_and(|until| now < until) { Pace::Urgent } else { Pace::Normal };
         if pace != self.pace {
             self.pace = pace;
             actions.push(Action::Pace(pace));
         }
+    }
+
+    /// Until when there is a reason to ask more often than usual.
+    fn urgent_until(&self) -> Option<Mono> {
+        let verdict = self.assessment.verdict.is_urgent().then_some(self.verdict_since);
+        verdict.max(self.lapses.since()).map(|since| since + URGENT_FOR)
     }
 
     fn label(&self, server: SocketAddr) -> String {

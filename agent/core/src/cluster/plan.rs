@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::Entry;
 use super::health::Evidence;
+use super::lapse::Lapses;
+use super::readers::{Fit, spread};
 use super::view::View;
 use crate::config::{ClusterConfig, Established, Fallback, Fenced, ListenerConfig, ListenerRole};
-use crate::mapping::{Admission, Leaving, Mapping, Route, Weighted};
-use crate::observation::IoThread;
+use crate::mapping::{Admission, Leaving, Mapping, Route};
 use crate::{ClusterName, Epoch};
 
 /// What the kernel should hold for one cluster.
@@ -37,9 +38,11 @@ impl Plan {
 #[derive(Clone, Copy, Debug)]
 pub struct Basis<'a> {
     pub epoch: Epoch,
-    /// Replicas that take connections.
-    pub fit: &'a [SocketAddr],
+    /// By replica listener, who may take its connections.
+    pub fit: &'a Fit,
     pub pins: &'a BTreeMap<Option<SocketAddr>, SocketAddr>,
+    /// Listeners that the kernel has stopped, and that may not open yet.
+    pub lapses: &'a Lapses,
     /// The backend that the primary listeners may be leaving.
     pub leaving: Option<SocketAddr>,
 }
@@ -61,7 +64,7 @@ pub fn plan(view: View<'_>, basis: Basis<'_>) -> Plan {
                 limit: listener.max_connections,
                 limit_per_source: listener.max_connections_per_source,
             },
-            lease: None,
+            lease: view.config.lease,
         })
         .collect();
     Plan { cluster: view.config.name.clone(), epoch: basis.epoch, primary: view.primary, mappings }
@@ -73,9 +76,10 @@ fn route(view: View<'_>, basis: Basis<'_>, listener: &ListenerConfig) -> Route {
     }
     let lead = view.primary.filter(|_| view.open);
     let led = match listener.role {
+        _ if basis.lapses.fence(listener.address) => None,
         ListenerRole::Primary => lead.map(Route::Single),
         ListenerRole::Replica => {
-            let replicas = weighted(view.config, basis.fit);
+            let replicas = basis.fit.get(&listener.address).map_or(Vec::new(), |fit| spread(view.config, fit));
             match (replicas.is_empty(), listener.fallback) {
                 (false, _) => Some(Route::Spread(replicas)),
                 (true, Fallback::Primary) => lead.map(Route::Single),
@@ -87,15 +91,6 @@ fn route(view: View<'_>, basis: Basis<'_>, listener: &ListenerConfig) -> Route {
         Fenced::Hold => Route::Hold(listener.hold),
         Fenced::Refuse => Route::Refuse,
     })
-}
-
-fn weighted(config: &ClusterConfig, fit: &[SocketAddr]) -> Vec<Weighted> {
-    config
-        .servers
-        .iter()
-        .filter(|s| s.weight > 0 && fit.contains(&s.address))
-        .map(|s| Weighted { address: s.address, weight: s.weight })
-        .collect()
 }
 
 /// A primary that leaves may drain only if it is known to take no writes any more.
@@ -122,48 +117,10 @@ pub fn on_removal(listener: &ListenerConfig) -> Leaving {
     }
 }
 
-/// The replicas that may take connections now.
-///
-/// One is out when it lags more than any replica listener of the cluster allows, and in again at half of that. While its
-/// source is gone a replica cannot tell its lag: it stays as it was, for a failover should not cost the readers too.
-pub fn fit_replicas(view: View<'_>, fit_before: &[SocketAddr]) -> Vec<SocketAddr> {
-    let limit = view.config.listeners.iter().filter(|l| l.role == ListenerRole::Replica).map(|l| l.max_lag).min();
-    let Some(limit) = limit else { return Vec::new() };
-    let is_fit = |server: SocketAddr| {
-        let was = fit_before.contains(&server);
-        let Some(health) = view.servers.get(&server) else { return false };
-        if Some(server) == view.primary {
-            return false;
-        }
-        match health.evidence(&view.config.probe) {
-            Evidence::Gone => return false,
-            Evidence::Unknown | Evidence::Suspect | Evidence::Failing(_) => return was,
-            Evidence::Answers => {}
-        }
-        let Some(state) = health.state() else { return false };
-        view.replicates(server)
-            && state.channels.iter().all(|channel| {
-                channel.sql_running
-                    && match channel.lag {
-                        Some(lag) => lag <= if was { limit } else { limit / 2 },
-                        None => was && channel.io == IoThread::Connecting,
-                    }
-            })
-    };
-    view.config.servers.iter().map(|s| s.address).filter(|&s| is_fit(s)).collect()
-}
-
 /// Where the kernel's mapping of the first primary listener leads.
 pub fn held_primary(config: &ClusterConfig, held: &BTreeMap<SocketAddr, Vec<SocketAddr>>) -> Option<SocketAddr> {
     let mut listeners = config.listeners.iter().filter(|l| l.role == ListenerRole::Primary);
     listeners.find_map(|l| held.get(&l.address)).and_then(|backends| backends.first().copied())
-}
-
-/// Where the kernel's mappings of the replica listeners lead.
-pub fn held_replicas(config: &ClusterConfig, held: &BTreeMap<SocketAddr, Vec<SocketAddr>>) -> Vec<SocketAddr> {
-    let listeners = config.listeners.iter().filter(|l| l.role == ListenerRole::Replica);
-    let backends: Vec<_> = listeners.filter_map(|l| held.get(&l.address)).flatten().copied().collect();
-    config.servers.iter().map(|s| s.address).filter(|s| backends.contains(s)).collect()
 }
 
 /// The line of history for a mapping that changed.

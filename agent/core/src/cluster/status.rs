@@ -95,6 +95,7 @@ impl Cluster {
             };
             alarms.push(Alarm { kind, message: error.clone() });
         }
+        alarms.extend(self.lapses.alarm());
         ClusterStatus {
             name: self.config.name.clone(),
             mode: self.config.failover,
@@ -138,7 +139,8 @@ impl Cluster {
     }
 
     fn server_statuses(&self, now: Mono) -> Vec<ServerStatus> {
-        let view = View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.open, now };
+        let view =
+            View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.is_open(), now };
         self.config
             .servers
             .iter()

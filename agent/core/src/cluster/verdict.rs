@@ -115,6 +115,12 @@ pub enum AlarmKind {
     ConfigBroken,
     /// The status page and the metrics cannot be served.
     PagesFailed,
+    /// The kernel stopped listeners because the agent did not renew their lease.
+    LeaseLapsed,
+    /// An address that listeners or pools need is not this host's.
+    AddressAbsent,
+    /// Somebody else's NAT names a listener's port.
+    ForeignNat,
     /// The table of connections is almost full.
     ConntrackFilling,
     /// A source address has almost no ports left towards a server.
@@ -137,6 +143,9 @@ impl AlarmKind {
             Self::NotInForce => "not in force",
             Self::ConfigBroken => "configuration broken",
             Self::PagesFailed => "pages failed",
+            Self::LeaseLapsed => "lease lapsed",
+            Self::AddressAbsent => "address absent",
+            Self::ForeignNat => "foreign NAT",
             Self::ConntrackFilling => "conntrack filling",
             Self::PortsRunningOut => "ports running out",
         }

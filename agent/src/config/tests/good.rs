@@ -16,6 +16,8 @@ datapath = "nft"              # or "ebpf"; never falls back by itself
 # interfaces = ["eth0"]       # ebpf: where clients and servers are; default: those that route to them
 # table = "shunt"             # nft: the private table's name
 http = "127.0.0.1:9306"       # read-only: /metrics, /healthz, status page; "" turns it off
+lease = "5s"                  # the kernel stops forwarding when the agent is silent for so long; default: it never does
+dc = "east"                   # where this host is: replicas there take readers first
 
 [probe]                       # defaults for every cluster
 interval = "500ms"
@@ -39,7 +41,7 @@ cooldown = "10m"
 role = "primary"
 address = "10.0.0.2:3306"
 allow = ["10.0.0.0/8"]        # default: anyone
-snat = "masquerade"           # | ["10.0.0.240-10.0.0.247"] | "none" (servers route back through the proxy)
+snat = ["10.0.0.240-10.0.0.247"]  # | "masquerade", the default | "none" (servers route back through the proxy)
 established = "reset"         # | "drain" | "keep": flows of a backend that leaves
 drain = "30s"
 fenced = "hold"               # | "refuse"
@@ -59,13 +61,14 @@ fn the_documented_samples_load_with_nothing_but_warnings_about_what_is_not_in_fo
     let loaded = load(&[("shunt.toml", SAMPLE_AGENT), ("clusters.d/orders.toml", SAMPLE_CLUSTER)]);
     assert!(!loaded.has_errors(), "{}", loaded.render(false));
     let settings: Vec<_> = loaded.not_in_force.iter().map(|n| n.setting.as_str()).collect();
-    assert_eq!(settings, ["failover = \"promote\"", "allow", "max_connections", "max_connections_per_source"]);
+    assert_eq!(settings, ["failover = \"promote\""]);
     assert_eq!(loaded.diagnostics.len(), settings.len());
     assert!(loaded.not_in_force.iter().all(|n| n.cluster.as_ref().is_some_and(|name| name.as_str() == "orders")));
 
     let agent = loaded.agent.expect("the agent's file");
     assert_eq!(agent.datapath, DatapathKind::Nft);
     assert_eq!(agent.table, "shunt");
+    assert_eq!((agent.lease, agent.dc.as_deref()), (Some(Duration::from_secs(5)), Some("east")));
     assert_eq!(agent.http, Some("127.0.0.1:9306".parse().unwrap()));
     assert_eq!(agent.probe, ProbeConfig::default());
     let credentials = &agent.credentials["default"];
@@ -80,6 +83,9 @@ fn the_documented_samples_load_with_nothing_but_warnings_about_what_is_not_in_fo
     assert_eq!((east.dc.as_deref(), east.promotion, east.weight), (Some("east"), Promotion::Prefer, 2));
     let [primary, replica] = &*orders.listeners else { panic!("two listeners") };
     assert_eq!(primary.role, ListenerRole::Primary);
+    let pool = ("10.0.0.240".parse().unwrap(), "10.0.0.247".parse().unwrap());
+    assert_eq!(primary.snat, Snat::Pool(vec![pool]));
+    assert_eq!((orders.lease, orders.near.as_deref()), (Some(Duration::from_secs(5)), Some("east")));
     assert_eq!(primary.allow, ["10.0.0.0/8".parse().unwrap()]);
     assert_eq!((primary.max_connections, primary.max_connections_per_source), (Some(10_000), Some(1000)));
     assert_eq!((replica.role, replica.max_lag), (ListenerRole::Replica, Duration::from_secs(5)));
@@ -92,8 +98,10 @@ fn what_a_file_leaves_out_is_as_documented() {
     let agent = loaded.agent.expect("an absent file is an empty one");
     assert_eq!(agent.http, Some("127.0.0.1:9306".parse().unwrap()));
     assert_eq!(agent.credentials["default"].user, "shunt");
+    assert_eq!((agent.lease, agent.dc), (None, None));
     let a = &loaded.clusters[0];
     assert_eq!(a.servers[0].address, "10.0.0.11:3306".parse().unwrap());
+    assert_eq!((a.lease, &a.near), (None, &None));
     assert_eq!((a.data_loss, a.cooldown), (DataLoss::Forbid, Duration::from_secs(600)));
     assert_eq!((a.credentials.as_str(), a.probe), ("default", ProbeConfig::default()));
     let listener = &a.listeners[0];
@@ -153,7 +161,7 @@ fn every_name_is_asked_for_once() {
 }
 
 #[test]
-fn no_translation_is_understood_and_a_pool_is_refused_until_there_is_one() {
+fn no_translation_and_a_pool_of_addresses_are_understood() {
     let with = |snat: &str| {
         load(&[("clusters.d/a.toml", &format!("{}snat = {snat}\n", cluster("a", "10.0.0.2:3306", "10.0.0.11")))])
     };
@@ -161,9 +169,12 @@ fn no_translation_is_understood_and_a_pool_is_refused_until_there_is_one() {
     assert_eq!(none.render(false), "");
     assert_eq!(none.clusters[0].listeners[0].snat, Snat::None);
     let pool = with("[\"10.0.0.240-10.0.0.247\", \"10.0.0.9\"]");
-    assert!(pool.clusters.is_empty());
-    assert_eq!(pool.diagnostics.len(), 1);
-    assert_eq!(pool.diagnostics[0].message, "address pools for `snat` are not in this version");
+    assert_eq!(pool.render(false), "");
+    let ranges = [("10.0.0.240", "10.0.0.247"), ("10.0.0.9", "10.0.0.9")];
+    let ranges = ranges.map(|(first, last)| (first.parse().unwrap(), last.parse().unwrap()));
+    assert_eq!(pool.clusters[0].listeners[0].snat, Snat::Pool(ranges.to_vec()));
+    let largest = with("[\"10.0.0.100-10.0.0.218\", \"10.0.0.9\"]");
+    assert_eq!(largest.render(false), "", "119 addresses and one");
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn a_list_that_is_never_closed_is_one_error_not_one_a_line() {
 #[test]
 fn what_is_not_in_force_is_warned_about() {
     let text = cluster("a", "10.0.0.2:3306", "10.0.0.11").replace("follow", "promote") + "allow = [\"10.0.0.0/8\"]\n";
-    insta::assert_snapshot!(rendered(&[("clusters.d/a.toml", &text)]));
+    let agent = "[hooks]\nnotify = \"/usr/bin/tell\"\n";
+    insta::assert_snapshot!(rendered(&[("shunt.toml", agent), ("clusters.d/a.toml", &text)]));
 }
 
 #[test]
@@ -226,6 +227,28 @@ fn bad_values_are_refused_each_with_its_reason() {
     );
     check(Listen("snat = [\"fd00::9\"]"), "`fd00::9` is IPv6, its listener IPv4 | NAT does not cross address families");
     check(Listen("snat = true"), "`snat` must be a list, not a boolean");
+    check(
+        Listen("snat = [\"10.0.0.100-10.0.0.219\", \"10.0.0.9\"]"),
+        "the pool in `snat` has 121 addresses, at most 120 are possible | each address takes some 64,000 connections to each server: few are enough",
+    );
+    check(
+        Listen("snat = [\"10.0.0.20-10.0.0.29\", \"10.0.0.25\"]"),
+        "`10.0.0.25` and `10.0.0.20-10.0.0.29` have addresses in common | every address once: an address that is there twice would not take more connections",
+    );
+    check(
+        Listen("snat = [\"10.0.0.10-10.0.0.19\"]"),
+        "the server 10.0.0.11:3306 is in the pool of source addresses | a pool is made of addresses of this host",
+    );
+    check(Listen("max_connections = 0"), "`max_connections` must be between 1 and 4294967295");
+    check(
+        Listen("max_connections_per_source = \"10\""),
+        "`max_connections_per_source` must be a whole number, not a string | without quotes: 10",
+    );
+    check(Top("lease = \"5s\""), "unknown key `lease` in the file | `lease` belongs in `[agent]` of shunt.toml");
+    check(
+        Listen("dc = \"east\""),
+        "unknown key `dc` in `[[listen]]` | `dc` belongs to a server: `{ address = \"10.0.0.13:3306\", dc = \"east\" }`",
+    );
     check(Replace("name = \"a\"\n", ""), "`name` is missing from the file | add `name = \"orders\"`");
     check(
         Replace("name = \"a\"", "name = \"a b\""),
@@ -244,11 +267,23 @@ fn bad_values_are_refused_each_with_its_reason() {
 }
 
 #[test]
-fn a_bad_allow_list_is_refused_besides_the_warning_that_it_is_not_in_force() {
+fn a_lease_is_a_second_to_an_hour_and_a_data_centre_has_a_name() {
     let refused = |line: &str, expected: &str| {
-        let text = format!("{}{line}\n", cluster("a", "10.0.0.2:3306", "10.0.0.11:3306"));
-        assert_eq!(messages(&text)[1..], [expected.to_owned()]);
+        let loaded = load(&[("shunt.toml", &format!("[agent]\n{line}\n"))]);
+        let [found] = &*loaded.diagnostics else { panic!("{}", loaded.render(false)) };
+        assert_eq!(found.message, expected);
     };
+    refused("lease = \"500ms\"", "`lease` must be at least 1s, not 500ms");
+    refused("lease = \"2h\"", "`lease` must be at most 1h, not 2h");
+    refused("lease = 5", "`lease` must be a duration, not an integer");
+    refused("lease = \"off\"", "`off` is not a duration");
+    refused("dc = \"\"", "`dc` is empty");
+    refused("dc = 1", "`dc` must be a string, not an integer");
+}
+
+#[test]
+fn a_bad_allow_list_is_refused() {
+    let refused = |line: &'static str, expected: &str| check(Listen(line), expected);
     refused("allow = []", "`allow` lets nobody in | leave it out to let anyone in");
     refused(
         "allow = [\"10.0.0.5/8\"]",

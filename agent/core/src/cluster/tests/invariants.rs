@@ -17,6 +17,7 @@ enum Happening {
     Pause,
     Resume,
     Late,
+    Lapse,
     Break(Option<Stage>),
 }
 
@@ -47,6 +48,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Pause),
         1 => Just(Happening::Resume),
         1 => Just(Happening::Late),
+        1 => Just(Happening::Lapse),
         1 => stage.prop_map(Happening::Break),
     ]
 }
@@ -71,6 +73,9 @@ impl World {
                 self.now = self.now + Duration::from_secs(700);
                 self.event(Event::Deadline);
             }
+            // A fence that cannot be committed is another test's.
+            Happening::Lapse if self.fail_at.is_some() || self.machine.trouble().is_some() => {}
+            Happening::Lapse => self.event(Event::LeaseLapsed { listeners: vec![writer(), reader()] }),
             Happening::Break(stage) => self.fail_at = stage,
         }
     }

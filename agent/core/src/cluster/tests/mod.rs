@@ -2,7 +2,9 @@
 
 mod assess;
 mod invariants;
+mod leases;
 mod machine;
+mod readers;
 mod transitions;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use crate::config::{
 };
 use crate::mapping::{Mapping, Route};
 use crate::observation::{
-    Channel, Failure, FailureKind, Flavour, Identity, IoThread, Observation, Outcome, ServerState,
+    Channel, Failure, FailureKind, Flavour, GroupView, Identity, IoThread, Observation, Outcome, ServerState,
 };
 use crate::{ClusterName, Epoch, Mono};
 
@@ -71,6 +73,8 @@ pub fn config(servers: u8) -> ClusterConfig {
             listener(ListenerRole::Primary, writer()),
             ListenerConfig { fallback: Fallback::None, ..listener(ListenerRole::Replica, reader()) },
         ],
+        lease: None,
+        near: None,
     }
 }
 
@@ -96,6 +100,8 @@ pub struct World {
     /// What the kernel has.
     pub kernel: Option<Plan>,
     pub fail_at: Option<Stage>,
+    /// The group that all servers are members of, as each of them sees it.
+    pub group: Option<GroupView>,
     beats: u64,
 }
 
@@ -126,6 +132,7 @@ impl World {
             written,
             kernel: None,
             fail_at: None,
+            group: None,
             beats: 0,
         };
         world.carry_out(actions);
@@ -177,13 +184,18 @@ impl World {
 
     /// One server is asked.
     pub fn ask(&mut self, server: SocketAddr) {
+        self.ask_and_wait(server, Duration::from_micros(300));
+    }
+
+    /// One server is asked, and its answer is read so much later.
+    pub fn ask_and_wait(&mut self, server: SocketAddr, took: Duration) {
         self.now = self.now + Duration::from_millis(1);
         self.beats += 1;
         let outcome = match self.fakes[&server].fails {
             Some(kind) => Outcome::Failed(Failure { kind, detail: format!("{kind} by the test") }),
             None => Outcome::Answered(Box::new(self.state(server))),
         };
-        let seen = Observation { server, at: self.now, took: Duration::from_micros(300), outcome };
+        let seen = Observation { server, at: self.now, took, outcome };
         self.event(Event::Observed(seen));
     }
 
@@ -218,7 +230,7 @@ impl World {
             super_read_only: !fake.writable,
             gtid_executed: String::new(),
             channels: channel.into_iter().collect(),
-            group: None,
+            group: self.group.clone(),
             semi_sync: None,
         }
     }
@@ -226,6 +238,11 @@ impl World {
     pub fn event(&mut self, event: Event) {
         let actions = self.machine.handle(event, self.now);
         self.carry_out(actions);
+    }
+
+    /// What is in the history of that kind.
+    pub fn told(&self, kind: &str) -> Vec<&str> {
+        self.history.iter().filter(|e| e.kind == kind).map(|e| e.message.as_str()).collect()
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) {
