@@ -103,9 +103,9 @@ impl Sheet {
     }
 }
 
-/// A step for a scale from 0 to `most` that has about five lines: 1, 2 or 5 times a power of ten.
+/// A step for a scale from 0 to `most` that has three to six lines: 1, 2 or 5 times a power of ten.
 pub fn step(most: f64) -> f64 {
-    let rough = (most / 5.0).max(f64::MIN_POSITIVE);
+    let rough = (most / 6.0).max(f64::MIN_POSITIVE);
     let power = 10_f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough).unwrap_or(10.0);
     factor * power
@@ -122,6 +122,11 @@ pub fn thousands(number: f64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// `1 round`, `3 rounds`.
+pub fn counted(number: usize, noun: &str) -> String {
+    format!("{} {noun}{}", thousands(number as f64), if number == 1 { "" } else { "s" })
 }
 
 fn escaped(text: &str) -> String {

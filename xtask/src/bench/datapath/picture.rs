@@ -1,10 +1,12 @@
 //! The figures as a drawing: above, every row in proportion to direct; below, the processor time that a way adds to a
 //! point select.
 
-use super::load::Row;
+use super::load::{Row, THREADS};
 use super::report::Report;
 use super::way::{Kind, Way};
-use crate::bench::plot::{self, Anchor, GRID, HEADING, INK, OURS, PLAIN, SMALL, SOFT, Sheet, TITLE, step, thousands};
+use crate::bench::plot::{
+    self, Anchor, GRID, HEADING, INK, OURS, PLAIN, SMALL, SOFT, Sheet, TITLE, counted, step, thousands,
+};
 use crate::setup::rivals::Rival;
 
 const WIDTH: f64 = 860.0;
@@ -12,7 +14,7 @@ const LEFT: f64 = 48.0;
 const RIGHT: f64 = 24.0;
 
 /// Where the bars of the upper panel stand and how high direct is.
-const BASE: f64 = 330.0;
+const BASE: f64 = 356.0;
 const ONE: f64 = 190.0;
 
 /// A bar of the lower panel.
@@ -26,13 +28,14 @@ pub fn draw(report: &Report<'_>) -> String {
     let mut sheet = Sheet::new(WIDTH, height);
     sheet.text(24.0, 36.0, TITLE, "What the way through a proxy costs");
     sheet.text(24.0, 56.0, SMALL, &report.machine.to_string());
+    sheet.text(24.0, 80.0, HEADING, "Operations a second, in proportion to direct (more is better)");
     legend(&mut sheet, &ways);
     proportions(&mut sheet, report, &ways);
     added(&mut sheet, report, &ways, lower);
     let note = format!(
-        "{}, eight connections, medians of {} rounds. Load, proxies and server share the processors.",
+        "{}, {THREADS} connections, median of {}. Load, proxies and server share the processors.",
         report.servers,
-        report.figures.rounds()
+        counted(report.figures.rounds(), "round")
     );
     sheet.text(24.0, height - 16.0, SMALL, &note);
     sheet.finish("Operations a second through iptables, nft, shunt, HAProxy and MySQL Router in proportion to direct")
@@ -63,8 +66,8 @@ fn name(way: &Way) -> String {
 
 fn legend(sheet: &mut Sheet, ways: &[&Way]) {
     // Text has no width that can be known here; so much a letter is enough for this font.
-    const LETTER: f64 = 6.6;
-    let (mut x, mut y) = (24.0, 84.0);
+    const LETTER: f64 = 6.9;
+    let (mut x, mut y) = (24.0, 104.0);
     for way in ways {
         let name = name(way);
         let width = name.chars().count() as f64 * LETTER + 34.0;
@@ -113,7 +116,7 @@ fn proportions(sheet: &mut Sheet, report: &Report<'_>, ways: &[&Way]) {
 
 fn added(sheet: &mut Sheet, report: &Report<'_>, ways: &[&Way], top: f64) {
     const FROM: f64 = 230.0;
-    sheet.text(24.0, top - 18.0, HEADING, "Processor time added to a point select, µs");
+    sheet.text(24.0, top - 18.0, HEADING, "Processor time added to a point select, µs (less is better)");
     let of = |way: &Way| report.figures.of(way.kind, Row::Select).map(|figure| figure.added_cpu_us);
     let most = ways.iter().filter_map(|way| of(way)).fold(1.0, f64::max);
     let scale = (WIDTH - FROM - 70.0) / most;

@@ -42,7 +42,7 @@ impl Kind {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Iptables => "iptables DNAT + MASQUERADE",
+            Self::Iptables => "iptables, DNAT + MASQUERADE",
             Self::BareMap => "bare nft map",
             Self::Shunt => "shunt-nft",
             Self::Rival(Rival::Haproxy) => "HAProxy, tcp mode",

@@ -3,12 +3,16 @@
 
 use super::PATIENCE;
 use super::report::{Figure, Report, SIDES};
-use crate::bench::plot::{Anchor, GRID, HEADING, INK, OURS, OURS_TOO, PLAIN, SMALL, Sheet, TITLE, step, thousands};
+use crate::bench::plot::{
+    Anchor, GRID, HEADING, INK, OURS, OURS_TOO, PLAIN, SMALL, Sheet, TITLE, counted, step, thousands,
+};
 
 const WIDTH: f64 = 860.0;
 const FROM: f64 = 120.0;
-const TO: f64 = 690.0;
-const TOP: f64 = 96.0;
+const TO: f64 = 590.0;
+/// Where the figures stand in words.
+const WORDS: f64 = 606.0;
+const TOP: f64 = 92.0;
 const BAR: f64 = 16.0;
 
 /// What two bars and their heading take.
@@ -30,16 +34,17 @@ pub fn draw(report: &Report<'_>) -> String {
     let most = last.max(PROMISED[1]) * 1.02;
     let at = |ms: f64| FROM + ms.max(0.0) / most * (TO - FROM);
     let every = step(most);
-    for number in 0..=(most / every) as u32 {
-        let ms = f64::from(number) * every;
-        sheet.line((at(ms), TOP - 8.0), (at(ms), bottom), GRID, false);
-        sheet.text(at(ms), bottom + 16.0, SMALL.anchored(Anchor::Middle), &thousands(ms));
+    let lines: Vec<f64> = (0..=(most / every) as u32).map(|number| f64::from(number) * every).collect();
+    for &ms in &lines {
+        sheet.text(at(ms), bottom + 8.0, SMALL.anchored(Anchor::Middle), &thousands(ms));
     }
-    sheet.text(TO + 10.0, bottom + 16.0, SMALL, "ms after the swap");
+    sheet.text(WORDS, bottom + 8.0, SMALL, "ms after the swap");
     for (number, (size, both)) in figures.iter().enumerate() {
         let top = TOP + number as f64 * GROUP;
-        let plural = if *size == 1 { "connection" } else { "connections" };
-        sheet.text(24.0, top + 10.0, HEADING, &format!("{} {plural}", thousands(*size as f64)));
+        sheet.text(24.0, top + 10.0, HEADING, &counted(*size, "connection"));
+        for &ms in &lines {
+            sheet.line((at(ms), top + 18.0), (at(ms), top + 24.0 + 2.0 * BAR + 4.0), GRID, false);
+        }
         for (row, ((name, _, _), figure)) in SIDES.iter().zip(both).enumerate() {
             let y = top + 20.0 + row as f64 * (BAR + 6.0);
             sheet.text(FROM - 10.0, y + 12.5, PLAIN.anchored(Anchor::End), name);
@@ -53,8 +58,8 @@ pub fn draw(report: &Report<'_>) -> String {
     let connections = figures.iter().any(|(size, _)| *size == 10_000);
     let promised = if connections { " Red: what is promised." } else { "" };
     let how = format!(
-        "Bars: from the first end that closed to the last, medians of {} rounds; the dark mark: 99 % have closed.{promised}",
-        report.rounds.len() / report.sizes.len().max(1)
+        "Bars: from the first end that closed to the last, median of {}; the dark mark: 99 % have closed.{promised}",
+        counted(report.rounds.len() / report.sizes.len().max(1), "round")
     );
     sheet.text(24.0, height - 44.0, SMALL, &how);
     sheet.text(24.0, height - 28.0, SMALL, &late(report));
@@ -66,21 +71,16 @@ pub fn draw(report: &Report<'_>) -> String {
 
 fn bar(sheet: &mut Sheet, figure: &Figure, y: f64, colour: &str, at: impl Fn(f64) -> f64) {
     let mut words = Vec::new();
-    let mut end = FROM;
     if let (Some(first), Some(p99), Some(last)) = (figure.first, figure.p99, figure.last) {
         // What happens at once must be seen nevertheless.
-        let width = (at(last) - at(first)).max(2.0);
-        sheet.rectangle(at(first), y, width, BAR, colour);
+        sheet.rectangle(at(first), y, (at(last) - at(first)).max(2.0), BAR, colour);
         sheet.rectangle(at(p99) - 1.0, y, 2.0, BAR, INK);
-        end = at(first) + width;
-        words.push(if first + 0.5 > last { format!("{last:.1}") } else { format!("{first:.1} to {last:.1}") });
+        words.push(if first + 0.1 > last { format!("{last:.1}") } else { format!("{first:.1} to {last:.1}") });
     }
     if figure.remaining > 0 {
-        let all = figure.closed + figure.remaining;
-        let part = figure.remaining as f64 / all as f64 * 100.0;
-        words.push(format!("{part:.0} % open after {} s", PATIENCE.as_secs()));
+        words.push(format!("{:.1} % open after {} s", (1.0 - figure.share()) * 100.0, PATIENCE.as_secs()));
     }
-    sheet.text(end + 8.0, y + 12.5, PLAIN, &words.join("; "));
+    sheet.text(WORDS, y + 12.5, PLAIN, &words.join("; "));
 }
 
 fn late(report: &Report<'_>) -> String {
