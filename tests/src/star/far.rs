@@ -1,8 +1,8 @@
-//! A host two routers away from the proxy, with a narrow link between the routers: packets that are too large for it
-//! are answered by ICMP from the middle of the way, and only the ends can make them smaller.
+//! A host two routers away from the proxy, with a narrow link on the way: packets that are too large for it are answered
+//! by ICMP from there, and only the ends can make them smaller.
 //!
 //! ```text
-//! proxy ──10.77.4.0/24── near ──10.77.5.0/24, narrow── remote ──10.77.6.0/24── far
+//! proxy ──10.77.4.0/24── near ──10.77.5.0/24── remote ──10.77.6.0/24── far
 //! ```
 
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ pub struct Far {
 }
 
 impl Far {
-    /// `mtu`: that of the narrow link, in bytes.
-    pub fn new(star: &Star, mtu: u16) -> Result<Self> {
+    /// `mtu`: that of the link in network `narrow`, 4 or 5, in bytes.
+    pub fn new(star: &Star, narrow: u8, mtu: u16) -> Result<Self> {
         let far = Self { near: Netns::new("near")?, remote: Netns::new("remote")?, host: Netns::new("far")? };
         for router in [&far.near, &far.remote] {
             router.sysctl("ipv4/ip_forward", "1")?;
@@ -29,7 +29,7 @@ impl Far {
         let proxy = star.host(PROXY);
         for (net, (left, right)) in (4..).zip([(proxy, &far.near), (&far.near, &far.remote), (&far.remote, &far.host)])
         {
-            let mtu = if net == 5 { mtu } else { 1500 };
+            let mtu = if net == narrow { mtu } else { 1500 };
             left.ip(&format!(
                 "link add to{net} mtu {mtu} type veth peer name from{net} mtu {mtu} netns {}\n{}",
                 right.name(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use shunt_core::mapping::{Mapping, Route};
 use shunt_tests::star::{CLIENT, Conversation, PATIENCE};
 
-use crate::lab::{Lab, mapping, set_all};
+use crate::lab::{Lab, SetOnDrop, mapping, set_all};
 
 pub fn p02_no_connection_sees_half_of_a_change(lab: &Lab) {
     let mut datapath = lab.open();
@@ -47,7 +47,7 @@ pub fn p02_no_connection_sees_half_of_a_change(lab: &Lab) {
             })
         });
         let ended = scope.spawn(|| {
-            let _done = OnDrop(&done);
+            let _done = SetOnDrop(&done);
             for turn in 0..150 {
                 moment.fetch_add(1, Ordering::SeqCst);
                 set_all(&mut *datapath, both(1 - turn % 2));
@@ -58,15 +58,6 @@ pub fn p02_no_connection_sees_half_of_a_change(lab: &Lab) {
         ended.join().unwrap();
         assert!(observer.join().unwrap() > 0, "no three connections had a change among them");
     });
-}
-
-/// Tells the others to end, also when its thread panics.
-struct OnDrop<'a>(&'a AtomicBool);
-
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 pub fn p02_flows_and_new_connections_of_others_do_not_notice_swaps(lab: &Lab) {
@@ -102,7 +93,7 @@ pub fn p02_flows_and_new_connections_of_others_do_not_notice_swaps(lab: &Lab) {
             })
         });
         {
-            let _done = OnDrop(&done);
+            let _done = SetOnDrop(&done);
             for turn in 0..101 {
                 set_all(&mut *datapath, others(1 - turn % 2));
                 thread::sleep(Duration::from_millis(10));
@@ -138,7 +129,7 @@ pub fn p02_no_client_is_refused_while_its_listener_is_swapped_and_held_and_opene
             })
             .collect();
         {
-            let _done = OnDrop(&done);
+            let _done = SetOnDrop(&done);
             let held = Route::Hold(Duration::from_secs(60));
             for turn in 0..150 {
                 let route = if turn % 3 == 1 { held.clone() } else { Route::Single(lab.db(turn % 2)) };

@@ -5,13 +5,14 @@
 //! What comes from the proxy itself has the TTL of a packet that nobody has forwarded; everything else was passed on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use shunt_core::datapath::Datapath;
 use shunt_core::mapping::{Leaving, Route};
 use shunt_tests::star::{Counters, DBS, PORT};
 
-use crate::lab::{Lab, eventually, remove, set};
+use crate::lab::{Lab, SetOnDrop, eventually, remove, set};
 
 const BUSY: usize = 32;
 const IDLE: usize = 32;
@@ -32,9 +33,11 @@ fn nothing_reaches_the_old_backend_after(lab: &Lab, change: impl FnOnce(&Lab, &m
     let mut datapath = lab.mapped();
     let (busy, idle) = (lab.calls(BUSY), lab.calls(IDLE));
     let mut counters = at_the_backend(lab);
+    let done = AtomicBool::new(false);
     let after = thread::scope(|scope| {
+        let _done = SetOnDrop(&done);
         for conversation in &busy {
-            scope.spawn(|| while conversation.echo().is_ok() {});
+            scope.spawn(|| while !done.load(Ordering::Relaxed) && conversation.echo().is_ok() {});
         }
         eventually("traffic", || counters.read().unwrap()["passed_on"] > 1000);
         change(lab, &mut *datapath);
