@@ -67,7 +67,8 @@ impl Rule {
             let mut line = expr.name();
             if line != "counter" {
                 line.push(' ');
-                line.push_str(&expr.text());
+                // The kernel tells a timeout of nothing of a dynset that was written without one.
+                line.push_str(&expr.text().replace(" timeout 0ms", ""));
             }
             lines.push(line);
         });
