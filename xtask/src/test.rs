@@ -110,6 +110,10 @@ fn nextest(only: Option<Flavour>, no_lab: bool, count: &mut Count, failures: &mu
         filter.push(format!("not test(/::{flavour}$/)"));
     }
     let mut command = cargo::command(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    // Tests of the conformance suite mostly wait, so that few cores bear more than one of them each; the lab's own limit
+    // stays what it is.
+    let threads = std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
+    command.args(["--test-threads", &threads.to_string()]);
     command.args(["--filterset", &filter.join(" and ")]).env(skip::SKIPPED, &list).env("RUST_LIB_BACKTRACE", "0");
     let status = command.status().context("cannot run cargo nextest")?;
     let text = std::fs::read_to_string(&list).unwrap_or_default();

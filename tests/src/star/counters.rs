@@ -20,10 +20,11 @@ pub struct Counters {
 impl Counters {
     /// Counts what comes in on the host, before connection tracking: a name and nft's expression for each counter.
     pub fn incoming(host: &Netns, wanted: &[(&str, &str)]) -> Result<Self> {
-        let counters: String = wanted.iter().map(|(name, _)| format!("counter {name} {{}}\n")).collect();
-        let rules: String = wanted.iter().map(|(name, of)| format!("{of} counter name {name}\n")).collect();
+        let counters: Vec<String> = wanted.iter().map(|(name, _)| format!("counter {name} {{}}")).collect();
+        let rules: Vec<String> = wanted.iter().map(|(name, of)| format!("{of} counter name {name}")).collect();
+        let (counters, rules) = (counters.join("\n"), rules.join("\n"));
         host.nft(&format!(
-            "table {TABLE} {{\n{counters}chain in {{\ntype filter hook prerouting priority -400;\n{rules}}}\n}}\n"
+            "table {TABLE} {{\n{counters}\nchain in {{\ntype filter hook prerouting priority -400;\n{rules}\n}}\n}}\n"
         ))?;
         let mut command = host.command("nft")?;
         command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use nix::poll::PollTimeout;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::conversation::ended_within;
 
@@ -49,7 +50,7 @@ impl Book {
 impl Server {
     /// Listens at every address of the calling thread's namespace.
     pub fn start(name: &str, port: u16) -> io::Result<Self> {
-        let listener = Arc::new(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?);
+        let listener = Arc::new(listen(port)?);
         let book = Arc::new(Book::default());
         let (ours, name, kept) = (Arc::clone(&listener), name.to_owned(), Arc::clone(&book));
         thread::spawn(move || {
@@ -108,6 +109,17 @@ impl Drop for Server {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// std's listener lets 128 clients wait, fewer than some tests bring at once.
+fn listen(port: u16) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Speaks with a client to the end.

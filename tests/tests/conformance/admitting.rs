@@ -110,6 +110,7 @@ pub fn p09_a_listener_takes_so_many_connections_and_one_more_when_one_closes(lab
     let counted = refused(lab, &mut *datapath);
     assert!(counted.over_limit >= 3, "{counted:?}");
     assert_eq!((counted.not_allowed, counted.over_source_limit), (0, 0));
+    assert_eq!(datapath.reconcile().unwrap(), []);
     assert_eq!(lab.meter(&mut *datapath).connections(&[lab.listener()]).unwrap()[&lab.listener()], 5);
 }
 
@@ -121,6 +122,7 @@ pub fn p09_a_source_takes_so_many_connections_and_others_take_theirs(lab: &Lab) 
     let counted = refused(lab, &mut *datapath);
     assert!(counted.over_source_limit >= 4, "{counted:?}");
     assert_eq!((counted.not_allowed, counted.over_limit), (0, 0));
+    assert_eq!(datapath.reconcile().unwrap(), []);
 }
 
 pub fn p09_severed_connections_give_their_places_back(lab: &Lab) {

@@ -74,7 +74,8 @@ pub fn p06_a_held_connection_is_refused_when_the_hold_is_over(lab: &Lab) {
 
 pub fn p06_a_hold_can_be_cut_short_and_begun_anew(lab: &Lab) {
     let mut datapath = lab.open();
-    let waits = || !lab.inside(CLIENT, || Knocking::at(lab.listener()).unwrap().is_answered(SOON).unwrap());
+    let a_while = Duration::from_millis(700);
+    let waits = || !lab.inside(CLIENT, || Knocking::at(lab.listener()).unwrap().is_answered(a_while).unwrap());
     set(&mut *datapath, lab.mapping(Route::Hold(LONG)));
     assert!(waits());
     set(&mut *datapath, lab.mapping(Route::Refuse));

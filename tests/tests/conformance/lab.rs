@@ -169,6 +169,15 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Speaks until the conversation ends or it is told to.
+pub fn talk(conversation: &Conversation, done: &AtomicBool) {
+    while conversation.echo().is_ok() {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+}
+
 /// Tells other threads of a test to end, also when this one panics: a scope waits for all of them.
 pub struct SetOnDrop<'a>(pub &'a AtomicBool);
 

@@ -10,6 +10,8 @@ use shunt_tests::star::{CLIENT, Counters, DBS, PORT, PROXY};
 use crate::lab::{Lab, eventually, set, spread};
 
 const LEASE: Duration = Duration::from_secs(2);
+/// How long a connection is tried that must not come about.
+const A_WHILE: Duration = Duration::from_millis(700);
 
 fn leased(lab: &Lab, db: u8) -> Mapping {
     Mapping { lease: Some(LEASE), ..lab.to(db) }
@@ -22,10 +24,10 @@ pub fn p07_a_lease_that_is_not_renewed_ends_flows_and_takes_no_new_ones(lab: &La
     // The datapath is there all the while, like that of an agent that is stopped.
     eventually("the end of the lease", || busy.echo().is_err());
     for host in [CLIENT, PROXY] {
-        assert!(lab.dial_for(host, lab.listener(), LEASE).is_err(), "from {host}");
+        assert!(lab.dial_for(host, lab.listener(), A_WHILE).is_err(), "from {host}");
     }
     assert_eq!(datapath.renew().unwrap(), [lab.listener()]);
-    assert!(lab.dial_for(CLIENT, lab.listener(), LEASE).is_err());
+    assert!(lab.dial_for(CLIENT, lab.listener(), A_WHILE).is_err());
     // Somebody has decided anew.
     set(&mut *datapath, leased(lab, 0));
     assert_eq!(lab.call().server, "db1");
@@ -42,7 +44,7 @@ pub fn p07_nothing_reaches_the_backend_once_the_lease_is_over(lab: &Lab) {
     let wanted = wanted.each_ref().map(|(name, of)| (*name, of.as_str()));
     let mut counters = Counters::incoming(lab.host(DBS[0]), &wanted).unwrap();
     assert!(idle.iter().all(|conversation| conversation.echo().is_err()));
-    assert!(lab.dial_for(CLIENT, lab.listener(), LEASE).is_err());
+    assert!(lab.dial_for(CLIENT, lab.listener(), A_WHILE).is_err());
     assert_eq!(counters.read().unwrap()["clients"], 0);
 }
 
@@ -54,7 +56,7 @@ pub fn p07_a_lease_of_a_spread_ends_for_all_of_its_backends(lab: &Lab) {
     for conversation in &busy {
         eventually("the end of the lease", || conversation.echo().is_err());
     }
-    assert!(lab.dial_for(CLIENT, lab.listener(), LEASE).is_err());
+    assert!(lab.dial_for(CLIENT, lab.listener(), A_WHILE).is_err());
 }
 
 pub fn p07_a_renewed_lease_is_not_noticed(lab: &Lab) {

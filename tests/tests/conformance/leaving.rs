@@ -5,14 +5,14 @@
 //! What comes from the proxy itself has the TTL of a packet that nobody has forwarded; everything else was passed on.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use shunt_core::datapath::Datapath;
 use shunt_core::mapping::{Leaving, Route};
-use shunt_tests::star::{Counters, DBS, PORT};
+use shunt_tests::star::{Conversation, Counters, DBS, PORT};
 
-use crate::lab::{Lab, SetOnDrop, eventually, remove, set};
+use crate::lab::{Lab, SetOnDrop, eventually, remove, set, talk};
 
 const BUSY: usize = 32;
 const IDLE: usize = 32;
@@ -37,13 +37,13 @@ fn nothing_reaches_the_old_backend_after(lab: &Lab, change: impl FnOnce(&Lab, &m
     let after = thread::scope(|scope| {
         let _done = SetOnDrop(&done);
         for conversation in &busy {
-            scope.spawn(|| while !done.load(Ordering::Relaxed) && conversation.echo().is_ok() {});
+            scope.spawn(|| talk(conversation, &done));
         }
         eventually("traffic", || counters.read().unwrap()["passed_on"] > 1000);
         change(lab, &mut *datapath);
         let before = counters.reset().unwrap();
         assert_eq!(before["own_data"], 0, "the counters take forwarded packets for the proxy's own: {before:?}");
-        eventually("the end of every busy connection", || busy.iter().all(|conversation| conversation.has_ended()));
+        eventually("the end of every busy connection", || busy.iter().all(Conversation::has_ended));
         // The idle ones speak now, and so does everybody who calls again.
         for conversation in &idle {
             let _ = conversation.echo();

@@ -100,6 +100,7 @@ macro_rules! conforms {
             reaching::p01_a_connection_comes_from_a_pool_when_there_is_one
             reaching::p01_a_connection_comes_from_the_client_without_snat
             reaching::p01_a_listener_need_not_be_an_address_of_the_proxy
+            reaching::p01_a_client_that_a_dead_backend_does_not_answer_reaches_the_next_one
             reaching::p10_a_client_on_the_proxy_itself_is_served
             reaching::p10_a_backend_that_is_its_own_client_is_served
             changing::p02_no_connection_sees_half_of_a_change

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use shunt_core::config::Snat;
-use shunt_core::mapping::Mapping;
-use shunt_core::mapping::Route;
-use shunt_tests::star::{CLIENT, DBS, PROXY};
+use shunt_core::mapping::{Mapping, Route};
+use shunt_tests::star::{CLIENT, DBS, PATIENCE, PROXY};
 
+use crate::holding::Knocking;
 use crate::lab::{Lab, mapping, set};
 
 pub fn p01_a_connection_comes_from_the_proxys_address_when_masqueraded(lab: &Lab) {
@@ -63,6 +64,15 @@ pub fn p01_a_listener_need_not_be_an_address_of_the_proxy(lab: &Lab) {
     set(&mut *datapath, mapping(elsewhere, Route::Refuse));
     assert!(conversation.is_reset());
     assert!(lab.dial(CLIENT, elsewhere).is_err());
+}
+
+pub fn p01_a_client_that_a_dead_backend_does_not_answer_reaches_the_next_one(lab: &Lab) {
+    let mut datapath = lab.mapped();
+    lab.unplug(0).unwrap();
+    let knocking = lab.inside(CLIENT, || Knocking::at(lab.listener())).unwrap();
+    assert!(!knocking.is_answered(Duration::from_millis(200)).unwrap());
+    set(&mut *datapath, lab.to(1));
+    assert_eq!(knocking.let_in(PATIENCE).unwrap().server, "db2");
 }
 
 pub fn p10_a_client_on_the_proxy_itself_is_served(lab: &Lab) {

@@ -2,8 +2,7 @@
 //!
 //! Whether a socket has been told is asked of the socket, without writing to it or reading from it.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use shunt_core::config::Snat;
@@ -12,7 +11,7 @@ use shunt_core::flow::Tuple;
 use shunt_core::mapping::{Leaving, Mapping, Route};
 use shunt_tests::star::{CLIENT, Conversation, DBS, End, PROXY};
 
-use crate::lab::{Lab, SetOnDrop, eventually, remove, set, severed};
+use crate::lab::{Lab, SetOnDrop, eventually, remove, set, severed, talk};
 
 /// Waits until both ends of each have been told, and asserts that the server was told by a reset.
 fn both_ends_end(lab: &Lab, conversations: &[Conversation]) {
@@ -116,7 +115,7 @@ pub fn p04_a_flood_of_busy_and_idle_flows_ends_at_both_ends(lab: &Lab) {
     thread::scope(|scope| {
         let _done = SetOnDrop(&done);
         for conversation in &busy {
-            scope.spawn(|| while !done.load(Ordering::Relaxed) && conversation.echo().is_ok() {});
+            scope.spawn(|| talk(conversation, &done));
         }
         set(&mut *datapath, lab.to(1));
         both_ends_end(lab, &idle);
@@ -184,7 +183,7 @@ pub fn p04_single_flows_are_severed_and_the_others_of_their_pair_are_not(lab: &L
     let tuple = |conversation: &Conversation| Tuple { client: conversation.local().unwrap(), listener: lab.listener() };
     let mut tuples: Vec<Tuple> = chosen.iter().map(tuple).collect();
     // And one that there is not.
-    tuples.push(Tuple { client: (IpAddr::from(lab.ip.client()), 1).into(), listener: lab.listener() });
+    tuples.push(Tuple { client: (lab.ip.client(), 1).into(), listener: lab.listener() });
     datapath.sever(&tuples).unwrap();
     both_ends_end(lab, &chosen);
     are_told(lab, &mut *datapath, 3);

@@ -20,6 +20,7 @@ impl Subject for Nft {
 }
 
 /// Holds the in-memory datapath to a promise.
+#[expect(clippy::unnecessary_wraps, reason = "others can fail to be set up")]
 pub fn in_memory(_test: &str, ip: Ip, promise: fn(&mut dyn Ledger, Ip)) -> Result<()> {
     promise(&mut InMemory::default(), ip);
     Ok(())

@@ -67,7 +67,7 @@ pub fn p12_a_flow_is_found_by_the_port_that_its_backend_sees(lab: &Lab) {
             [(tuple, who)]
         );
     }
-    let unused = (1024..).find(|port| !ports.contains(port)).unwrap();
+    let unused = (1024..2000).find(|port| !ports.contains(port)).unwrap();
     assert_eq!(told(&mut *meter, &[lab.listener()], Some(unused)), []);
 }
 

@@ -67,7 +67,7 @@ impl Rule {
             let mut line = expr.name();
             if line != "counter" {
                 line.push(' ');
-                // The kernel tells of a set's updates that they have no timeout, and refuses to be told so.
+                // The kernel tells a timeout of nothing of a dynset that was written without one.
                 line.push_str(&expr.text().replace(" timeout 0ms", ""));
             }
             lines.push(line);
