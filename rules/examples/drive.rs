@@ -70,23 +70,24 @@ fn swap(
     every: Duration,
     count: u32,
 ) -> Outcome<String> {
-    let mut commits = Vec::new();
+    let (mut commits, mut calls) = (Vec::new(), Vec::new());
     let started = Instant::now();
     for (number, backend) in (1..=count).zip(backends.iter().cycle().skip(1)) {
         thread::sleep((started + every * number).saturating_duration_since(Instant::now()));
-        commits.push(Timed::apply(datapath, vec![mapping(listener, *backend)?])?.applied.commit);
+        let done = Timed::apply(datapath, vec![mapping(listener, *backend)?])?;
+        commits.push(done.applied.commit);
+        calls.push(Duration::from_nanos(done.acknowledged.abs_diff(done.began)));
     }
-    commits.sort();
-    let quantile = |part: f64| commits.get(((commits.len() as f64 - 1.0) * part).round() as usize);
-    let ns = |part| quantile(part).map_or(0, Duration::as_nanos);
-    Ok(format!(
-        "{{\"swaps\":{},\"took_ns\":{},\"median_ns\":{},\"p99_ns\":{},\"max_ns\":{}}}",
-        commits.len(),
-        started.elapsed().as_nanos(),
-        ns(0.5),
-        ns(0.99),
-        ns(1.0)
-    ))
+    let took = started.elapsed().as_nanos();
+    let (commits, calls) = (quantiles(commits), quantiles(calls));
+    Ok(format!("{{\"swaps\":{count},\"took_ns\":{took},\"commit\":{commits},\"call\":{calls}}}"))
+}
+
+fn quantiles(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |part: f64| times.get(((times.len() as f64 - 1.0) * part).round() as usize);
+    let ns = |part| at(part).map_or(0, Duration::as_nanos);
+    format!("{{\"median_ns\":{},\"p99_ns\":{},\"max_ns\":{}}}", ns(0.5), ns(0.99), ns(1.0))
 }
 
 fn severed(datapath: &mut NftDatapath) -> String {

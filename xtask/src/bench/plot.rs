@@ -79,8 +79,10 @@ impl Sheet {
         };
         let weight = if pen.bold { r#" font-weight="600""# } else { "" };
         let (size, colour, text) = (pen.size, pen.colour, escaped(text));
+        // A rim of paper around the letters keeps lines off them.
+        let rim = format!(r#"stroke="{PAPER}" stroke-width="3" paint-order="stroke""#);
         self.add(format_args!(
-            r#"<text x="{x:.1}" y="{y:.1}" font-size="{size}" fill="{colour}" text-anchor="{anchor}"{weight}>{text}</text>"#
+            r#"<text x="{x:.1}" y="{y:.1}" font-size="{size}" fill="{colour}" {rim} text-anchor="{anchor}"{weight}>{text}</text>"#
         ));
     }
 

@@ -8,8 +8,8 @@ use crate::bench::{median, quantile};
 pub struct Figures {
     /// In the order of the rounds.
     cells: Vec<(Kind, Row, Cell)>,
-    /// Operations a second through shunt and through the bare map, one right after the other.
-    pairs: Vec<(Row, f64, f64)>,
+    /// Operations a second through some way and through the bare map, one right after the other.
+    pairs: Vec<(Kind, Row, [f64; 2])>,
 }
 
 /// One row through one way: medians of the rounds.
@@ -23,11 +23,13 @@ pub struct Figure {
     pub added_cpu_us: f64,
 }
 
-/// shunt against the bare map.
+/// A way against the bare map.
 #[derive(Clone, Copy, Debug)]
 pub struct Ratio {
     pub pairs: usize,
     pub of_medians: f64,
+    /// The middle one of the pairs' own ratios.
+    pub median: f64,
     /// The middle half of the pairs' own ratios lies between these.
     pub quartiles: [f64; 2],
 }
@@ -37,8 +39,8 @@ impl Figures {
         self.cells.push((kind, row, cell));
     }
 
-    pub fn add_pair(&mut self, row: Row, shunt: f64, bare: f64) {
-        self.pairs.push((row, shunt, bare));
+    pub fn add_pair(&mut self, kind: Kind, row: Row, pair: [f64; 2]) {
+        self.pairs.push((kind, row, pair));
     }
 
     pub fn of(&self, kind: Kind, row: Row) -> Option<Figure> {
@@ -56,17 +58,18 @@ impl Figures {
         })
     }
 
-    pub fn ratio(&self, row: Row) -> Option<Ratio> {
-        let pairs: Vec<(f64, f64)> =
-            self.pairs.iter().filter(|pair| pair.0 == row).map(|pair| (pair.1, pair.2)).collect();
+    pub fn ratio(&self, kind: Kind, row: Row) -> Option<Ratio> {
+        let pairs: Vec<[f64; 2]> =
+            self.pairs.iter().filter(|pair| (pair.0, pair.1) == (kind, row)).map(|p| p.2).collect();
         if pairs.is_empty() {
             return None;
         }
-        let (shunt, bare): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-        let own: Vec<f64> = pairs.iter().map(|(shunt, bare)| shunt / bare).collect();
+        let side = |number: usize| median(&pairs.iter().map(|pair| pair[number]).collect::<Vec<_>>());
+        let own: Vec<f64> = pairs.iter().map(|[way, bare]| way / bare).collect();
         Some(Ratio {
             pairs: pairs.len(),
-            of_medians: median(&shunt) / median(&bare),
+            of_medians: side(0) / side(1),
+            median: median(&own),
             quartiles: [quantile(&own, 0.25), quantile(&own, 0.75)],
         })
     }
@@ -100,6 +103,6 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_figure() {
         assert!(Figures::default().of(Kind::Shunt, Row::Bulk).is_none());
-        assert!(Figures::default().ratio(Row::Bulk).is_none());
+        assert!(Figures::default().ratio(Kind::Shunt, Row::Bulk).is_none());
     }
 }

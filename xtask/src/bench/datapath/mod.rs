@@ -41,12 +41,16 @@ const PAIRED: Duration = Duration::from_millis(300);
 /// The first proxy's number on the LAN.
 const PROXIES: u8 = 21;
 
+/// The second bare map's.
+const AGAIN: u8 = 41;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// How often every way is measured
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How often shunt and the bare map are then measured against each other, one right after the other
+    /// How often shunt and the bare map are then measured against each other, one right after the other; half as often,
+    /// the bare map against another bare map
     #[arg(long, default_value_t = 20)]
     pairs: usize,
     /// Also draw the figures there, as SVG
@@ -90,8 +94,15 @@ pub fn run(args: &Args) -> Result<()> {
             play_round(&ways, round, &client, &mut figures)
         })?;
     }
+    let of = |kind| ways.iter().find(|way| way.kind == kind).context("a way is missing");
+    let bare = of(Kind::BareMap)?;
     talk::step(&format!("shunt-nft against the bare map, {} pairs a row", args.pairs), || {
-        play_pairs(&ways, args.pairs, &client, &mut figures)
+        play_pairs(of(Kind::Shunt)?, bare, args.pairs, &client, &mut figures)
+    })?;
+    // What a difference means is only known beside the difference between equals.
+    let again = Way::open(Kind::BareMap, AGAIN, &lan, &client, server.host(), &driver)?;
+    talk::step(&format!("the bare map against another one, {} pairs a row", args.pairs / 2), || {
+        play_pairs(&again, bare, args.pairs / 2, &client, &mut figures)
     })?;
     drop(service);
 
@@ -125,15 +136,13 @@ fn play_round(ways: &[Way], round: usize, client: &Host, figures: &mut Figures) 
 }
 
 /// Two ways that differ by little are told apart only by taking them right after each other, often.
-fn play_pairs(ways: &[Way], pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
-    let of = |kind| ways.iter().find(|way| way.kind == kind).context("a way is missing");
-    let (shunt, bare) = (of(Kind::Shunt)?, of(Kind::BareMap)?);
+fn play_pairs(way: &Way, bare: &Way, pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
     for row in Row::ALL {
-        let both = [shunt.to(row), bare.to(row)];
+        let both = [way.to(row), bare.to(row)];
         let pairs =
             load::compare(row, client, both, PAIRED, pairs).with_context(|| format!("{} in turn", row.title()))?;
-        for [ours, theirs] in pairs {
-            figures.add_pair(row, ours, theirs);
+        for pair in pairs {
+            figures.add_pair(way.kind, row, pair);
         }
     }
     Ok(())

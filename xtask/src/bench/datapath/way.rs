@@ -96,11 +96,13 @@ impl Way {
             let host = lan.host(kind.key(), number)?;
             ready_for_many(&host)?;
             host.forward()?;
+            // First, for it knows best why there is none.
+            let version = version(kind, &host)?;
             let running = lead(kind, &host, server, driver)?;
             if matches!(kind, Kind::Iptables | Kind::BareMap | Kind::Shunt) {
                 forget_closed_soon(&host)?;
             }
-            Self { kind, version: version(kind, &host)?, address: host.v4(), _running: running, _host: Some(host) }
+            Self { kind, version, address: host.v4(), _running: running, _host: Some(host) }
         };
         let to = |row| way.to(row);
         eventually(&format!("a way through {}", kind.title()), START, || {
