@@ -154,23 +154,6 @@ impl NftDatapath {
         }
     }
 
-    /// These pairs pass from the next commit on. Flows of the time before, if they are still being severed, must not
-    /// come back to life with them.
-    fn bury_for_good(&mut self, born: &[Pair]) -> Result<(), DatapathError> {
-        let severing: BTreeSet<_> = self.severer.severing(born).into_iter().collect();
-        if severing.is_empty() {
-            return Ok(());
-        }
-        let tried = || kernel("delete the conntrack entries of flows that were being ended");
-        let entries = self.conntrack.find(&severing).map_err(tried())?;
-        self.conntrack.delete(&entries).map_err(tried())?;
-        for pair in severing {
-            let entries = entries.iter().filter(|entry| entry.pair() == pair).copied().collect();
-            self.severer.finish_without_entries(pair, entries);
-        }
-        Ok(())
-    }
-
     /// Deletes entries of live pairs and has their flows told.
     fn end_without_entries(&mut self, entries: Vec<Entry>) -> io::Result<()> {
         self.conntrack.delete(&entries)?;
@@ -225,7 +208,8 @@ impl Datapath for NftDatapath {
             return Ok(Applied::default());
         }
         let changed = plan.changed;
-        self.bury_for_good(&plan.born)?;
+        let gone = self.severer.make_way(&plan.born);
+        gone.map_err(kernel("delete the conntrack entries of flows that were being ended"))?;
         self.hold.hold(&plan.held);
         self.hold.left(&plan.dead);
         let committed = match self.presence {

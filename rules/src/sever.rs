@@ -15,6 +15,7 @@ pub mod plan;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -53,7 +54,9 @@ struct State {
 enum Order {
     /// The pair may pass no more, since then.
     Pair { pair: Pair, number: u64, since: Instant },
-    /// These flows of the pair have lost their entries, and the pair may pass again.
+    /// These pairs are about to pass again, and somebody waits for their entries to be gone.
+    Return { pairs: Vec<Pair>, done: SyncSender<io::Result<()>> },
+    /// These flows of the pair, which passes, have lost their entries.
     Flows { pair: Pair, entries: Vec<Entry>, since: Instant },
 }
 
@@ -87,19 +90,26 @@ impl Severer {
         self.shared.wake();
     }
 
-    /// Those of `pairs` that are being severed. Before they pass again their entries must go, or flows of the time before
-    /// would live on: see [`Self::finish_without_entries`].
-    pub fn severing(&self, pairs: &[Pair]) -> Vec<Pair> {
-        let state = self.shared.lock();
-        pairs.iter().filter(|pair| state.severing.contains_key(pair)).copied().collect()
+    /// These pairs are about to pass again. Of those that are being severed the entries go first, or flows of the time
+    /// before would live on; their ends are told all the same.
+    pub fn make_way(&self, pairs: &[Pair]) -> io::Result<()> {
+        let (done, answer) = mpsc::sync_channel(1);
+        {
+            let mut state = self.shared.lock();
+            let returning: Vec<_> =
+                pairs.iter().filter(|pair| state.severing.remove(pair).is_some()).copied().collect();
+            if returning.is_empty() {
+                return Ok(());
+            }
+            state.orders.push(Order::Return { pairs: returning, done });
+        }
+        self.shared.wake();
+        answer.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that ends flows is gone")))
     }
 
-    /// These flows, whose entries are deleted, end at both ends while their pair passes again, or still.
+    /// These flows of a pair that is live, whose entries are deleted, end at both ends.
     pub fn finish_without_entries(&self, pair: Pair, entries: Vec<Entry>) {
-        let mut state = self.shared.lock();
-        state.severing.remove(&pair);
-        state.orders.push(Order::Flows { pair, entries, since: Instant::now() });
-        drop(state);
+        self.shared.lock().orders.push(Order::Flows { pair, entries, since: Instant::now() });
         self.shared.wake();
     }
 

@@ -104,13 +104,30 @@ impl Plan {
         }
     }
 
-    /// Flows of a pair that passes again, or still; their entries are gone.
+    /// Flows of a pair that passes; their entries are gone.
     pub fn flows(&mut self, pair: Pair, entries: Vec<Entry>, since: Instant) {
-        if let Some(job) = self.pairs.remove(&pair).and_then(|job| self.jobs.get_mut(&job)) {
-            (job.looks, job.order) = (LOOKS.len(), None);
-        }
         let job = self.job(pair, None, since);
         self.add(job, entries, true, since);
+    }
+
+    /// Whether what the pair had when it died is known.
+    pub fn has_looked_for(&self, pair: &Pair) -> bool {
+        self.pairs.get(pair).and_then(|job| self.jobs.get(job)).is_none_or(|job| job.looks > 0)
+    }
+
+    /// The pair passes again: the entries that must go before it does. Their flows are told all the same.
+    pub fn returns(&mut self, pair: Pair) -> Vec<Entry> {
+        let Some(number) = self.pairs.remove(&pair) else { return Vec::new() };
+        if let Some(job) = self.jobs.get_mut(&number) {
+            (job.looks, job.order) = (LOOKS.len(), None);
+        }
+        let of_job = self.targets.values_mut().filter(|target| target.job == number && !target.without_entry);
+        of_job
+            .map(|target| {
+                target.without_entry = true;
+                target.entry
+            })
+            .collect()
     }
 
     /// Pairs to look for now.

@@ -130,15 +130,17 @@ fn single_flows_end_without_a_look_and_their_backend_is_told_twice() {
 }
 
 #[test]
-fn a_pair_that_returns_is_looked_for_no_more_and_its_flows_are_still_told() {
-    let (mut plan, now) = stage(&[entry(1, ESTABLISHED)]);
-    plan.flows(pair(), vec![entry(1, ESTABLISHED), entry(2, ESTABLISHED)], now);
-    assert!(plan.looks_due(now + ms(1000)).is_empty());
-    assert_eq!(plan.questions_due(now).len(), 4);
+fn when_a_pair_returns_its_entries_go_first_and_its_flows_are_told_all_the_same() {
+    let (mut plan, now) = stage(&[entry(1, ESTABLISHED), entry(2, ESTABLISHED)]);
+    assert!(plan.has_looked_for(&pair()));
     answer(&mut plan, 1, now);
+    assert_eq!(plan.take_done().len(), 1);
+    assert_eq!(plan.returns(pair()).iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
+    assert!(plan.looks_due(now + ms(1000)).is_empty(), "what is found from now on is of the new time");
+    assert_eq!(plan.questions_due(now).len(), 2);
     answer(&mut plan, 2, now);
-    let finished = plan.take_finished();
-    assert_eq!(finished.iter().map(|finished| finished.severed.flows).sum::<u64>(), 2);
+    assert_eq!(plan.take_done(), [], "it is deleted already");
+    assert_eq!(plan.take_finished().iter().map(|finished| finished.severed.flows).sum::<u64>(), 2);
 }
 
 #[test]

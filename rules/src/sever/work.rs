@@ -67,9 +67,23 @@ impl Worker {
             match order {
                 Order::Pair { pair, number, since } => self.plan.pair(pair, number, since),
                 Order::Flows { pair, entries, since } => self.plan.flows(pair, entries, since),
+                // Whoever asked may be gone.
+                Order::Return { pairs, done } => drop(done.send(self.make_way(pairs))),
             }
         }
         !stop
+    }
+
+    /// Deletes the entries of these pairs, as far as the first look has found them. What was confirmed later had hardly
+    /// begun and, the pair being live again, may go on.
+    fn make_way(&mut self, pairs: Vec<Pair>) -> io::Result<()> {
+        let unseen: BTreeSet<_> = pairs.iter().filter(|pair| !self.plan.has_looked_for(pair)).copied().collect();
+        if !unseen.is_empty() {
+            let entries = self.conntrack.find(&unseen)?;
+            self.plan.found(entries, Instant::now());
+        }
+        let entries = pairs.into_iter().flat_map(|pair| self.plan.returns(pair)).collect::<Vec<_>>();
+        self.conntrack.delete(&entries).map(drop)
     }
 
     fn look(&mut self) {
