@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::plan::{Plan, Question};
 use super::{Order, Shared};
 use crate::conntrack::Conntrack;
+use crate::element::Pair;
 use crate::nflog::Copies;
 use crate::packet::Segment;
 use crate::raw::Raw;
