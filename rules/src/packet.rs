@@ -93,6 +93,10 @@ impl Segment {
         self.tcp.syn && !self.tcp.ack
     }
 
+    pub const fn is_reset(&self) -> bool {
+        self.tcp.rst
+    }
+
     /// The same segment to another address; `None`: of the other family.
     pub fn to(mut self, destination: SocketAddr) -> Option<Self> {
         match (&mut self.ip, destination.ip()) {

@@ -1,15 +1,20 @@
 //! `shunt flows`: who is who, from outside.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::client::Pace;
+use shunt_tests::ports::connect;
 use shunt_tests::{Agent, Host, Lan, Process, Scene, agent, each_flavour, rooted};
 
 const PORT: u16 = 3306;
+const PAGES: u16 = 9306;
+/// The agent looks every ten seconds, less often when a look takes longer than one.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 each_flavour! {
     fn a_client_is_found_by_the_port_that_the_process_list_shows(install) {
@@ -53,7 +58,7 @@ fn proxy_without_servers() -> Result<(Agent, Host, Lan)> {
     let proxy = lan.host("proxy", 2)?;
     proxy.forward()?;
     let mut agent = Agent::prepare(&proxy)?;
-    agent.write_settings("[agent]\nhttp = \"\"\n")?;
+    agent.write_settings(&format!("[agent]\nhttp = \"127.0.0.1:{PAGES}\"\n"))?;
     agent.write_cluster("orders", &agent::following("orders", &servers(&proxy), proxy.at(PORT)))?;
     agent.start()?;
     Ok((agent, proxy, lan))
@@ -64,12 +69,12 @@ fn servers(proxy: &Host) -> [SocketAddr; 2] {
     [proxy.at(1), proxy.at(2)]
 }
 
-/// Puts that many established flows through the listener into conntrack's table, without a packet.
-fn pretend(proxy: &Host, count: u32) -> Result<()> {
-    let (mut commands, servers, listener) = (String::new(), servers(proxy), proxy.at(PORT));
+/// Puts that many established flows to each of the servers into conntrack's table, without a packet.
+fn pretend(proxy: &Host, servers: &[SocketAddr], count: u32) -> Result<()> {
+    let (mut commands, listener) = (String::new(), proxy.at(PORT));
     let proxy_ip = listener.ip();
-    for n in 0..count {
-        let (port, server) = (10_000 + n / 2, servers[n as usize % 2]);
+    for (server, n) in (0..count * servers.len() as u32).map(|n| (servers[n as usize % servers.len()], n)) {
+        let port = 10_000 + n / servers.len() as u32;
         let [_, high, middle, low] = n.to_be_bytes();
         writeln!(
             commands,
@@ -79,6 +84,38 @@ fn pretend(proxy: &Host, count: u32) -> Result<()> {
         )?;
     }
     proxy.ns().feed("conntrack", &["-R", "-"], &commands).map(drop)
+}
+
+/// Puts entries that are nobody's into conntrack's table.
+fn clutter(proxy: &Host, count: u32) -> Result<()> {
+    let mut commands = String::new();
+    for n in 0..count {
+        let [_, high, middle, low] = n.to_be_bytes();
+        writeln!(
+            commands,
+            "-A -p tcp -s 198.18.{middle}.{low} -d 198.19.0.{high} --sport 40000 --dport 80 --state ESTABLISHED -t 400000"
+        )?;
+    }
+    proxy.ns().feed("conntrack", &["-R", "-"], &commands).map(drop)
+}
+
+fn metrics(proxy: &Host) -> Result<String> {
+    let mut stream = connect(proxy, SocketAddr::from(([127, 0, 0, 1], PAGES)), PATIENCE)?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Waits until the alarms of that kind are so many; the last one's message.
+fn wait_alarm(agent: &Agent, kind: &str, count: usize) -> Result<String> {
+    let alarms = |list: &Value| -> Vec<String> {
+        let all = list["alarms"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let messages = all.iter().filter(|a| a["alarm"] == kind).filter_map(|a| a["message"].as_str());
+        messages.map(str::to_owned).collect()
+    };
+    let list = agent.wait_for(&format!("{count} alarms {kind}"), PATIENCE, |list| alarms(list).len() == count)?;
+    Ok(alarms(&list).pop().unwrap_or_default())
 }
 
 fn memory(pid: u32, what: &str) -> Result<u64> {
@@ -104,6 +141,39 @@ rooted! {
         Ok(())
     }
 
+    fn what_fills_up_raises_an_alarm_with_the_numbers_and_ends_it_when_it_empties() {
+        let (agent, proxy, _lan) = proxy_without_servers()?;
+        let room: u32 = proxy.ns().run("sysctl", &["-n", "net.netfilter.nf_conntrack_max"])?.trim().parse()?;
+        if !(140_000..=1_100_000).contains(&room) {
+            let reason = format!("conntrack takes {room} entries, too few or too many to fill it");
+            shunt_tests::skip::skip("what_fills_up_raises_an_alarm", &reason);
+            return Ok(());
+        }
+        let server = servers(&proxy)[1];
+        pretend(&proxy, &[server], 46_000)?;
+        let message = wait_alarm(&agent, "ports_running_out", 1)?;
+        let wanted = format!("{} has 46,000 of 64,512 source ports towards {server} taken", proxy.v4());
+        ensure!(message.starts_with(&wanted), "{message}");
+        let text = metrics(&proxy)?;
+        let taken =
+            format!("shunt_snat_ports_taken{{source=\"{}\",backend=\"{server}\"}} 46000", proxy.v4());
+        for line in ["shunt_conntrack_entries 46", &format!("shunt_conntrack_max {room}"), "shunt_turned_away_total ", &taken] {
+            ensure!(text.lines().any(|l| l.starts_with(line)), "{line} is not in {text}");
+        }
+
+        clutter(&proxy, room / 100 * 72 - 46_000)?;
+        let message = wait_alarm(&agent, "conntrack_filling", 1)?;
+        ensure!(message.contains("conntrack is 7") && message.contains("nf_conntrack_max"), "{message}");
+
+        proxy.ns().run("conntrack", &["-F"])?;
+        wait_alarm(&agent, "conntrack_filling", 0)?;
+        wait_alarm(&agent, "ports_running_out", 0)?;
+        let events = agent.events()?;
+        let told = |word: &str| events.iter().filter(|e| e["kind"] == "alarm" && e["data"]["alarm"] == word).count();
+        ensure!(told("conntrack filling") == 1 && told("ports running out") == 1, "{events:?}");
+        Ok(())
+    }
+
     fn a_long_list_streams_in_constant_memory_and_holds_up_nobody() {
         const FLOWS: u32 = 100_000;
         let (agent, proxy, _lan) = proxy_without_servers()?;
@@ -112,7 +182,7 @@ rooted! {
             shunt_tests::skip::skip("a_long_list_streams", &format!("conntrack takes only {room} entries"));
             return Ok(());
         }
-        pretend(&proxy, FLOWS)?;
+        pretend(&proxy, &servers(&proxy), FLOWS / 2)?;
         let agents_pid = agent.pid().context("the agent runs")?;
         // What the first list of all needs does not count.
         agent.shunt_ok(&["flows", "--source-port", "10000"])?;

@@ -1,5 +1,7 @@
 //! The seam between deciding and the kernel: what every datapath can do.
 
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

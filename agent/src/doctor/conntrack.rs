@@ -6,6 +6,8 @@ const CHECK: &str = "conntrack";
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+const ACCT: &str = "/proc/sys/net/netfilter/nf_conntrack_acct";
+const TIMESTAMP: &str = "/proc/sys/net/netfilter/nf_conntrack_timestamp";
 const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
 /// Below this a few hundred busy application hosts are enough to fill it.
 const ROOMY: u64 = 65_536;
@@ -27,7 +29,24 @@ pub fn check() -> Vec<Finding> {
             "a connection that conntrack has forgotten then hangs instead of being reset: set net.netfilter.nf_conntrack_tcp_loose = 1",
         ));
     }
+    found.extend(bookkeeping(number(ACCT), number(TIMESTAMP)));
     found
+}
+
+/// What `shunt flows` cannot show because the kernel does not keep it.
+fn bookkeeping(acct: Option<u64>, timestamp: Option<u64>) -> Option<Finding> {
+    let off = |setting: Option<u64>| setting != Some(1);
+    let (settings, columns) = match (off(acct), off(timestamp)) {
+        (false, false) => return None,
+        (true, false) => ("nf_conntrack_acct is", "bytes"),
+        (false, true) => ("nf_conntrack_timestamp is", "age"),
+        (true, true) => ("nf_conntrack_acct and nf_conntrack_timestamp are", "bytes and age"),
+    };
+    Some(Finding::note(
+        CHECK,
+        format!("{settings} off: `shunt flows` cannot show a connection's {columns}"),
+        "set them to 1 under net.netfilter (sysctl.d/50-shunt.conf); it counts for connections from then on",
+    ))
 }
 
 fn judge(max: u64, count: u64, buckets: Option<u64>) -> Vec<Finding> {
@@ -68,5 +87,17 @@ mod tests {
         assert_eq!(levels(262_144, 200_000, None), [Level::Problem]);
         assert_eq!(levels(8_192, 100, None), [Level::Warning]);
         assert_eq!(levels(1_000_000, 100, Some(16_384)), [Level::Ok, Level::Warning]);
+    }
+
+    #[test]
+    fn what_flows_cannot_show_is_a_note_that_names_the_setting() {
+        assert_eq!(bookkeeping(Some(1), Some(1)), None);
+        let note = bookkeeping(Some(0), Some(1)).unwrap();
+        assert_eq!(note.level, Level::Note);
+        assert!(note.what.starts_with("nf_conntrack_acct is off") && note.what.ends_with("bytes"), "{}", note.what);
+        let note = bookkeeping(Some(1), None).unwrap();
+        assert!(note.what.starts_with("nf_conntrack_timestamp is off") && note.what.ends_with("age"), "{}", note.what);
+        let note = bookkeeping(Some(0), Some(0)).unwrap();
+        assert!(note.what.contains("bytes and age"), "{}", note.what);
     }
 }

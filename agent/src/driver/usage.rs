@@ -13,7 +13,7 @@ use super::agent::{Agent, read, write};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// A look at very many flows takes its time: at most this part of it is spent with looking.
-const SHARE: u32 = 20;
+const SHARE: u32 = 10;
 
 /// An alarm rises when so many percent are taken …
 const HIGH: u64 = 70;

@@ -65,10 +65,16 @@ impl Entry {
         Flow { client: self.original.source, listener: self.original.destination }
     }
 
-    /// Whether the flow has come so far that its ends believe in it, and neither has closed it for good.
-    pub fn has_ends_to_tell(&self) -> bool {
+    /// Whether the flow has come so far that its ends believe in it, and conntrack has not seen both of them close it.
+    pub fn is_open(&self) -> bool {
         // linux/netfilter/nf_conntrack_tcp.h: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK
         self.tcp_state.is_some_and(|state| (2..=6).contains(&state))
+    }
+
+    /// Whether a RST was seen. The guard's own count: where it has answered one end, the other may know nothing of it.
+    pub fn is_reset(&self) -> bool {
+        const CLOSE: u8 = 8;
+        self.tcp_state == Some(CLOSE)
     }
 
     /// The pair that the flow belongs to, if the listener is one of ours.

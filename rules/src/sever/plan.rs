@@ -75,6 +75,8 @@ struct Job {
 struct Target {
     job: u64,
     entry: Entry,
+    /// A flow that was reset before we looked counts once an end of it turns out to be open.
+    is_counted: bool,
     client_closed: bool,
     backend_closed: bool,
 }
@@ -171,10 +173,15 @@ impl Plan {
     }
 
     /// A packet of a severed flow was answered with a RST, or was one.
-    pub fn heard(&mut self, from: SocketAddr, to: SocketAddr, now: Instant) {
-        if let Some((flow, end)) = self.senders.get(&(from, to)).copied() {
-            self.close(flow, end, now, true);
+    pub fn heard(&mut self, from: SocketAddr, to: SocketAddr, is_reset: bool, now: Instant) {
+        let Some((flow, end)) = self.senders.get(&(from, to)).copied() else { return };
+        if let Some(target) = self.targets.get_mut(&flow).filter(|target| !is_reset && !target.is_counted) {
+            target.is_counted = true;
+            if let Some(job) = self.jobs.get_mut(&target.job) {
+                job.flows += 1;
+            }
         }
+        self.close(flow, end, now, true);
     }
 
     /// Entries whose ends are both closed, or given up.
@@ -233,7 +240,7 @@ impl Plan {
     }
 
     fn add(&mut self, number: u64, entries: Vec<Entry>, now: Instant) {
-        let mut added = 0;
+        let (mut added, mut counted) = (0, 0);
         for entry in entries {
             let flow = entry.flow();
             match self.targets.get(&flow) {
@@ -242,18 +249,19 @@ impl Plan {
                 Some(_) => self.give_up(flow),
                 None => {}
             }
-            if !entry.has_ends_to_tell() {
+            if !entry.is_open() && !entry.is_reset() {
                 self.done.push(entry);
                 continue;
             }
-            added += 1;
+            (added, counted) = (added + 1, counted + u64::from(entry.is_open()));
             self.senders.extend(senders(&entry).map(|(packet, end)| (packet, (flow, end))));
-            let target = Target { job: number, entry, client_closed: false, backend_closed: false };
+            let is_counted = entry.is_open();
+            let target = Target { job: number, entry, is_counted, client_closed: false, backend_closed: false };
             self.targets.insert(flow, target);
         }
         if let Some(job) = self.jobs.get_mut(&number).filter(|_| added > 0) {
-            job.flows += added;
-            job.open += added as usize;
+            job.flows += counted;
+            job.open += added;
             // What a later look finds is asked as soon and as often as all others.
             (job.asking, job.rounds) = (now, 0);
         }
@@ -283,7 +291,7 @@ impl Plan {
         let Some(target) = self.targets.get(&flow) else { return };
         if let Some(job) = self.jobs.get_mut(&target.job) {
             job.open -= 1;
-            job.unanswered += 1;
+            job.unanswered += u64::from(target.is_counted);
         }
         self.remove(flow);
     }
@@ -328,3 +336,7 @@ impl Target {
         Question { flow, end, from, to }
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

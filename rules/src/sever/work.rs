@@ -108,7 +108,8 @@ impl Worker {
     fn listen(&mut self) {
         let now = Instant::now();
         let plan = &mut self.plan;
-        let read = self.copies.read(|segment| plan.heard(segment.source(), segment.destination(), now));
+        let read =
+            self.copies.read(|segment| plan.heard(segment.source(), segment.destination(), segment.is_reset(), now));
         match read {
             // What was lost is asked again: a closed end answers that it is.
             Ok(_) => {}

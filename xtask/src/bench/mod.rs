@@ -7,6 +7,7 @@ mod driver;
 mod follow;
 mod machine;
 mod moment;
+mod plot;
 mod sever;
 mod storm;
 mod swap;

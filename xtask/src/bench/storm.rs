@@ -13,7 +13,7 @@ use shunt_tests::{Host, Lan};
 use super::agent::cpu_time;
 use super::datapath::load::{ask, connect};
 use super::datapath::service::Service;
-use super::datapath::way::ready_for_many;
+use super::datapath::way::{forget_closed_soon, ready_for_many};
 use super::driver::{self, Driver};
 use super::machine::Machine;
 use super::{Output, prepare, quantile};
@@ -101,6 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
         ports.clone().map(|port| (proxy.at(port), server.at(port))).collect();
     mappings.push((swapped, a));
     driver.lead(&mappings)?;
+    forget_closed_soon(&proxy)?;
 
     let listeners: Vec<SocketAddr> = ports.map(|port| proxy.at(port)).collect();
     let calm = talk::step("without swaps", || {

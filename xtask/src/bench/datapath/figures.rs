@@ -42,7 +42,7 @@ impl Figures {
     }
 
     pub fn of(&self, kind: Kind, row: Row) -> Option<Figure> {
-        let (here, direct) = (self.rounds(kind, row), self.rounds(Kind::Direct, row));
+        let (here, direct) = (self.cells_of(kind, row), self.cells_of(Kind::Direct, row));
         if here.is_empty() {
             return None;
         }
@@ -71,7 +71,12 @@ impl Figures {
         })
     }
 
-    fn rounds(&self, kind: Kind, row: Row) -> Vec<Cell> {
+    /// How many rounds there were.
+    pub fn rounds(&self) -> usize {
+        self.cells_of(Kind::Direct, Row::Select).len()
+    }
+
+    fn cells_of(&self, kind: Kind, row: Row) -> Vec<Cell> {
         self.cells.iter().filter(|cell| (cell.0, cell.1) == (kind, row)).map(|cell| cell.2).collect()
     }
 }

@@ -3,21 +3,22 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use shunt_tests::Host;
 
 use super::select::Selects;
-use super::service::{BLOCK, BULK, MESSAGE, REPLY};
+use super::service::{BLOCK, BULK, MEBIBYTE, MESSAGE, REPLY};
 use crate::bench::machine::Busy;
 
 pub const THREADS: usize = 8;
 
-/// How long it runs before it is measured.
+/// How long it runs before it is measured: at first, and after it has changed over from one way to another.
 const WARM_UP: Duration = Duration::from_millis(150);
+const CHANGE_OVER: Duration = Duration::from_millis(10);
 
 /// No operation takes this long unless something is wrong.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,83 +68,121 @@ pub struct Cell {
 
 /// Puts load on one address for a while.
 pub fn measure(row: Row, client: &Host, to: SocketAddr, length: Duration) -> Result<Cell> {
-    let counts: [Count; THREADS] = Default::default();
-    let stop = AtomicBool::new(false);
-    client.ns().inside(|| {
-        std::thread::scope(|scope| {
-            // A thread is born into the namespace of the one that starts it.
-            let threads: Vec<_> = counts.iter().map(|count| scope.spawn(|| work(row, to, &stop, &count.0))).collect();
-            let cell = watch(row, &counts, length, || threads.iter().any(ScopedJoinHandle::is_finished));
-            stop.store(true, Ordering::Relaxed);
-            for thread in threads {
-                thread.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
-            }
-            cell
-        })
-    })?
+    with_load(row, client, &[to], |load| load.watch(0, length))
 }
+
+/// Two addresses in the order ABBA, so many times. The connections stay the same and the change from one address to the
+/// other costs nothing, so the turns can be short: what else goes on in the machine then hits both alike.
+pub fn compare(row: Row, client: &Host, to: [SocketAddr; 2], length: Duration, times: usize) -> Result<Vec<[f64; 2]>> {
+    with_load(row, client, &to, |load| {
+        (0..times)
+            .map(|_| {
+                let mut sums = [0.0; 2];
+                for way in [0, 1, 1, 0] {
+                    load.turn.store(way, Ordering::Relaxed);
+                    std::thread::sleep(CHANGE_OVER);
+                    sums[way] += load.watch(way, length)?.per_second;
+                }
+                Ok(sums.map(|sum| sum / 2.0))
+            })
+            .collect()
+    })
+}
+
+/// What the threads of a load share.
+struct Load<'a> {
+    row: Row,
+    to: &'a [SocketAddr],
+    /// Which of the addresses has its turn, or [`STOP`].
+    turn: AtomicUsize,
+    /// Operations, by thread and address.
+    counts: [[Count; 2]; THREADS],
+}
+
+const STOP: usize = usize::MAX;
 
 /// On a cache line of its own, so that counting costs nothing.
 #[derive(Default)]
 #[repr(align(128))]
 struct Count(AtomicU64);
 
-fn watch(row: Row, counts: &[Count], length: Duration, ended: impl Fn() -> bool) -> Result<Cell> {
-    let total = || counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum::<u64>();
-    std::thread::sleep(WARM_UP);
-    let (before, cpu_before, started) = (total(), Busy::now()?, Instant::now());
-    std::thread::sleep(length);
-    let (after, cpu_after, took) = (total(), Busy::now()?, started.elapsed());
-    let unit = if row == Row::Bulk { 1024.0 * 1024.0 } else { 1.0 };
-    let operations = (after - before) as f64 / unit;
-    if ended() || operations < 1.0 {
-        // A thread's own error says more, if it has one.
-        bail!("the load came to a halt");
-    }
-    Ok(Cell {
-        per_second: operations / took.as_secs_f64(),
-        cpu_us: cpu_after.since(cpu_before).as_secs_f64() * 1e6 / operations,
-    })
+/// Runs the load for as long as `watch` does.
+fn with_load<T: Send>(
+    row: Row,
+    client: &Host,
+    to: &[SocketAddr],
+    watch: impl FnOnce(&Load<'_>) -> Result<T> + Send,
+) -> Result<T> {
+    let load = Load { row, to, turn: AtomicUsize::new(0), counts: Default::default() };
+    client.ns().inside(|| {
+        std::thread::scope(|scope| {
+            let load = &load;
+            // A thread is born into the namespace of the one that starts it.
+            let threads: Vec<_> = load.counts.iter().map(|counts| scope.spawn(|| load.work(counts))).collect();
+            std::thread::sleep(WARM_UP);
+            let result = watch(load);
+            let halted = threads.iter().any(ScopedJoinHandle::is_finished);
+            load.turn.store(STOP, Ordering::Relaxed);
+            // A thread's own error says more than a halt.
+            for thread in threads {
+                thread.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
+            }
+            ensure!(!halted, "the load came to a halt");
+            result
+        })
+    })?
 }
 
-fn work(row: Row, to: SocketAddr, stop: &AtomicBool, count: &AtomicU64) -> Result<()> {
-    let goes_on = || !stop.load(Ordering::Relaxed);
-    let one_more = || count.fetch_add(1, Ordering::Relaxed);
-    match row {
-        Row::Select => {
-            let mut selects = Selects::open(to)?;
-            while goes_on() {
-                selects.next()?;
-                one_more();
+impl Load<'_> {
+    fn watch(&self, way: usize, length: Duration) -> Result<Cell> {
+        let total = || self.counts.iter().map(|counts| counts[way].0.load(Ordering::Relaxed)).sum::<u64>();
+        let (before, cpu_before, started) = (total(), Busy::now()?, Instant::now());
+        std::thread::sleep(length);
+        let (after, cpu_after, took) = (total(), Busy::now()?, started.elapsed());
+        let operations = (after - before) as f64;
+        Ok(Cell {
+            per_second: operations / took.as_secs_f64(),
+            cpu_us: cpu_after.since(cpu_before).as_secs_f64() * 1e6 / operations,
+        })
+    }
+
+    fn work(&self, counts: &[Count; 2]) -> Result<()> {
+        let mut wires = self.to.iter().map(|&to| Wire::open(self.row, to)).collect::<Result<Vec<_>>>()?;
+        let mut block = vec![0; BLOCK];
+        loop {
+            let turn = self.turn.load(Ordering::Relaxed);
+            if turn == STOP {
+                return Ok(());
             }
-        }
-        Row::RequestReply => {
-            let mut stream = connect(to)?;
-            while goes_on() {
-                ask(&mut stream)?;
-                one_more();
+            match &mut wires[turn] {
+                Wire::Selects(selects) => selects.next()?,
+                Wire::Requests(stream) => ask(stream)?,
+                Wire::Bulk(stream) => fetch(stream, &mut block)?,
+                Wire::New => ask(&mut connect(self.to[turn])?)?,
             }
-        }
-        Row::Connect => {
-            while goes_on() {
-                ask(&mut connect(to)?)?;
-                one_more();
-            }
-        }
-        Row::Bulk => {
-            let mut stream = connect(to)?;
-            let mut block = vec![0; BLOCK];
-            stream.write_all(&[BULK; MESSAGE])?;
-            while goes_on() {
-                let bytes = stream.read(&mut block).context("in a bulk transfer")?;
-                if bytes == 0 {
-                    bail!("the server ended a bulk transfer");
-                }
-                count.fetch_add(bytes as u64, Ordering::Relaxed);
-            }
+            counts[turn].0.fetch_add(1, Ordering::Relaxed);
         }
     }
-    Ok(())
+}
+
+/// A thread's connection through one way.
+enum Wire {
+    Selects(Box<Selects>),
+    Requests(TcpStream),
+    Bulk(TcpStream),
+    /// None yet: each operation makes one.
+    New,
+}
+
+impl Wire {
+    fn open(row: Row, to: SocketAddr) -> Result<Self> {
+        Ok(match row {
+            Row::Select => Self::Selects(Box::new(Selects::open(to)?)),
+            Row::RequestReply => Self::Requests(connect(to)?),
+            Row::Connect => Self::New,
+            Row::Bulk => Self::Bulk(connect(to)?),
+        })
+    }
 }
 
 /// A connection whose every call is bounded.
@@ -163,4 +202,16 @@ pub fn ask(stream: &mut TcpStream) -> Result<()> {
         ErrorKind::WouldBlock => anyhow!("no reply within {PATIENCE:?}"),
         _ => error.into(),
     })
+}
+
+/// One request and much in reply.
+fn fetch(stream: &mut TcpStream, block: &mut [u8]) -> Result<()> {
+    stream.write_all(&[BULK; MESSAGE])?;
+    let mut left = MEBIBYTE;
+    while left > 0 {
+        let bytes = stream.read(block).context("in a bulk transfer")?;
+        ensure!(bytes > 0, "the server ended a bulk transfer");
+        left = left.checked_sub(bytes).context("more came than was asked for")?;
+    }
+    Ok(())
 }

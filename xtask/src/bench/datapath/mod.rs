@@ -36,7 +36,7 @@ const SERVING: usize = 2 * load::THREADS;
 
 /// How long one way is measured with one row in a round, and in a pair of two.
 const ALONE: Duration = Duration::from_secs(2);
-const PAIRED: Duration = Duration::from_millis(600);
+const PAIRED: Duration = Duration::from_millis(300);
 
 /// The first proxy's number on the LAN.
 const PROXIES: u8 = 21;
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// How often shunt and the bare map are then measured against each other, one right after the other
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 20)]
     pairs: usize,
     /// Also draw the figures there, as SVG
     #[arg(long, value_name = "FILE")]
@@ -124,17 +124,15 @@ fn play_round(ways: &[Way], round: usize, client: &Host, figures: &mut Figures) 
     Ok(())
 }
 
-/// Two ways that differ by little are told apart only by taking them right after each other, in the order ABBA, so that
-/// whatever changes slowly on the machine hits both alike.
+/// Two ways that differ by little are told apart only by taking them right after each other, often.
 fn play_pairs(ways: &[Way], pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
     let of = |kind| ways.iter().find(|way| way.kind == kind).context("a way is missing");
     let (shunt, bare) = (of(Kind::Shunt)?, of(Kind::BareMap)?);
-    for _ in 0..pairs {
-        for row in Row::ALL {
-            let once = |way| Ok::<_, anyhow::Error>(measured(way, row, client, PAIRED)?.per_second);
-            let mut ours = once(shunt)?;
-            let theirs = f64::midpoint(once(bare)?, once(bare)?);
-            ours = f64::midpoint(ours, once(shunt)?);
+    for row in Row::ALL {
+        let both = [shunt.to(row), bare.to(row)];
+        let pairs =
+            load::compare(row, client, both, PAIRED, pairs).with_context(|| format!("{} in turn", row.title()))?;
+        for [ours, theirs] in pairs {
             figures.add_pair(row, ours, theirs);
         }
     }

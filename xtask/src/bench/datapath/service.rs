@@ -15,10 +15,11 @@ use shunt_tests::Host;
 /// Bytes of a request and of a reply.
 pub const MESSAGE: usize = 64;
 
-/// What is written at once in a bulk transfer.
+/// Bytes of a bulk transfer, and what is written or read of it at once.
+pub const MEBIBYTE: usize = 1024 * 1024;
 pub const BLOCK: usize = 128 * 1024;
 
-/// The first byte of a request that wants a reply, and of one that wants as much as it can get.
+/// The first byte of a request that wants a reply, and of one that wants a bulk transfer.
 pub const REPLY: u8 = b'r';
 pub const BULK: u8 = b'b';
 
@@ -64,13 +65,15 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     let mut message = [0; MESSAGE];
+    let mut block = Vec::new();
     loop {
         stream.read_exact(&mut message)?;
         if message[0] == BULK {
-            let block = vec![0; BLOCK];
-            loop {
+            block.resize(BLOCK, 0);
+            for _ in 0..MEBIBYTE / BLOCK {
                 stream.write_all(&block)?;
             }
+            continue;
         }
         stream.write_all(&message)?;
     }

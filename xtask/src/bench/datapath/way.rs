@@ -42,7 +42,7 @@ impl Kind {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Iptables => "iptables DNAT + MASQUERADE",
+            Self::Iptables => "iptables, DNAT + MASQUERADE",
             Self::BareMap => "bare nft map",
             Self::Shunt => "shunt-nft",
             Self::Rival(Rival::Haproxy) => "HAProxy, tcp mode",
@@ -97,6 +97,9 @@ impl Way {
             ready_for_many(&host)?;
             host.forward()?;
             let running = lead(kind, &host, server, driver)?;
+            if matches!(kind, Kind::Iptables | Kind::BareMap | Kind::Shunt) {
+                forget_closed_soon(&host)?;
+            }
             Self { kind, version: version(kind, &host)?, address: host.v4(), _running: running, _host: Some(host) }
         };
         let to = |row| way.to(row);
@@ -182,17 +185,15 @@ fn start(rival: Rival, host: &Host, server: &Host) -> Result<Running> {
     Ok(Running { _process: Some(process), _dir: Some(dir), _driver: None })
 }
 
-/// Thousands of connections a second must not run out of ports: a port is free again after a second, at both ends of
-/// whatever stands between.
+/// Thousands of connections a second must not run out of ports: one that was closed is free again after a second.
 pub fn ready_for_many(host: &Host) -> Result<()> {
-    for (key, value) in [
-        ("ipv4/ip_local_port_range", "1024 65535"),
-        ("ipv4/tcp_tw_reuse", "1"),
-        ("netfilter/nf_conntrack_tcp_timeout_time_wait", "1"),
-    ] {
-        host.ns().sysctl(key, value)?;
-    }
-    Ok(())
+    host.ns().sysctl("ipv4/ip_local_port_range", "1024 65535")?;
+    host.ns().sysctl("ipv4/tcp_tw_reuse", "1")
+}
+
+/// The same for the ports that NAT gives out. Conntrack must have been put to use before, or there is no such setting.
+pub fn forget_closed_soon(host: &Host) -> Result<()> {
+    host.ns().sysctl("netfilter/nf_conntrack_tcp_timeout_time_wait", "1")
 }
 
 fn iptables(host: &Host, rule: &str) -> Result<()> {
