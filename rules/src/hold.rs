@@ -115,41 +115,37 @@ impl Shared {
 
     fn run(&self, mut copies: Copies, raw: &Raw) {
         loop {
-            let deadline = {
+            let released = {
                 let mut state = self.lock();
                 if state.stop {
                     return;
                 }
-                // SYNs that were dropped before the opening are among the copies that wait to be read.
-                let released = std::mem::take(&mut state.released);
-                drop(state);
-                let overtaken = self.read(&mut copies);
+                std::mem::take(&mut state.released)
+            };
+            // SYNs that were dropped before the opening are among the copies that wait to be read.
+            self.read(&mut copies);
+            let (syns, deadline) = {
                 let mut state = self.lock();
                 let mut syns: Vec<_> = released.into_iter().flat_map(|listener| state.room.release(listener)).collect();
-                syns.extend(overtaken);
-                syns.extend(state.room.overdue(Instant::now()));
-                let deadline = state.room.next_deadline();
-                drop(state);
-                put_back(raw, syns);
-                deadline
+                syns.extend(state.room.due(Instant::now()));
+                (syns, state.room.next_deadline())
             };
+            put_back(raw, syns);
             self.wait(&copies, deadline);
         }
     }
 
-    /// Takes the copies in; returns those whose listener holds no longer.
-    fn read(&self, copies: &mut Copies) -> Vec<Segment> {
+    /// Takes the copies in.
+    fn read(&self, copies: &mut Copies) {
         let now = Instant::now();
-        let mut overtaken = Vec::new();
-        let read = copies.read(|syn| {
-            if syn.is_syn() {
-                overtaken.extend(self.lock().room.came(syn, now));
+        let read = copies.read(|segment| {
+            if segment.is_syn() {
+                self.lock().room.came(segment, now);
             }
         });
         if let Err(error) = read {
             tracing::warn!(%error, "cannot read the SYNs of held connections");
         }
-        overtaken
     }
 
     fn wait(&self, copies: &Copies, deadline: Option<Instant>) {

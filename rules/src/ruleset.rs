@@ -239,9 +239,12 @@ fn fence(groups: Groups) -> Vec<Rule> {
     for family in Family::BOTH {
         rule("live", &[live(family), vec![Expr::Goto(ADMIT)]]);
     }
-    // Mapped, then the swap, then here. The SYN is put back, and finds the new way.
-    rule("overtaken by a swap", &[status(STATUS_DNAT, true), status(STATUS_CONFIRMED, false), replayed()]);
-    rule("its backend left before it answered", &[status(STATUS_CONFIRMED, true), reset()]);
+    // The SYN is put back, and finds the new way.
+    rule(
+        "its backend left on the way to it",
+        &[status(STATUS_DNAT, true), status(STATUS_CONFIRMED, false), replayed()],
+    );
+    rule("its backend left before it answered", &[status(STATUS_CONFIRMED, true), replayed()]);
     for family in Family::BOTH {
         let copy = vec![Expr::Rate { per_second: COPIES_PER_SECOND }, Expr::Copy { group: groups.syns }];
         rule("held: a copy to put back", &[listed(Kind::Hold, family), copy]);

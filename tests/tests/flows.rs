@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::client::Pace;
 use shunt_tests::ports::connect;
-use shunt_tests::{Agent, Host, Lan, Process, Scene, agent, each_flavour, rooted};
+use shunt_tests::{Agent, Host, Lan, Process, Scene, agent, each_flavour, eventually, rooted};
 
 const PORT: u16 = 3306;
 const PAGES: u16 = 9306;
@@ -118,6 +119,13 @@ fn wait_alarm(agent: &Agent, kind: &str, count: usize) -> Result<String> {
     Ok(alarms(&list).pop().unwrap_or_default())
 }
 
+/// `shunt flows orders` into a pipe.
+fn listing(agent: &Agent, proxy: &Host) -> Result<Command> {
+    let mut command = proxy.ns().command(agent.binary())?;
+    command.args(["flows", "orders", "--socket"]).arg(agent.socket()).stdout(Stdio::piped()).stderr(Stdio::null());
+    Ok(command)
+}
+
 fn memory(pid: u32, what: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with(what)).with_context(|| format!("{what} of {pid}"))?;
@@ -138,6 +146,36 @@ rooted! {
         ensure!(agent.shunt(&["flows", "--source-port", "0"])?.status.code() == Some(2));
         agent.stop()?;
         ensure!(agent.shunt(&["flows"])?.status.code() == Some(3));
+        Ok(())
+    }
+
+    fn no_more_than_a_few_lists_are_read_at_a_time_and_a_reader_that_dies_gives_its_place_back() {
+        let (agent, proxy, _lan) = proxy_without_servers()?;
+        pretend(&proxy, &servers(&proxy), 15_000)?;
+        // Nobody reads what they write, so they wait in the middle.
+        let mut waiting = Vec::new();
+        let refused = loop {
+            ensure!(waiting.len() < 20, "nobody is ever refused");
+            let output = agent.shunt(&["flows", "--source-port", "1"])?;
+            if !output.status.success() {
+                break output;
+            }
+            let mut listing = Process::spawn_as_is("shunt flows", listing(&agent, &proxy)?, None)?;
+            let mut rows = BufReader::new(listing.take_stdout().context("its stdout")?);
+            rows.read_line(&mut String::new())?;
+            waiting.push((listing, rows));
+        };
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(refused.status.code() == Some(1) && said.contains("lists of flows") && said.contains("hint:"), "{said}");
+        agent.list()?;
+
+        for (listing, _) in &mut waiting {
+            listing.kill()?;
+        }
+        eventually("a place for another list", PATIENCE, || {
+            let output = agent.shunt(&["flows", "--source-port", "10001"])?;
+            Ok(output.status.success().then_some(()))
+        })?;
         Ok(())
     }
 
@@ -188,9 +226,7 @@ rooted! {
         agent.shunt_ok(&["flows", "--source-port", "10000"])?;
         let before = memory(agents_pid, "VmRSS")?;
 
-        let mut command = proxy.ns().command(agent.binary())?;
-        command.args(["flows", "orders", "--socket"]).arg(agent.socket()).stdout(std::process::Stdio::piped());
-        let mut listing = Process::spawn_as_is("shunt flows", command, None)?;
+        let mut listing = Process::spawn_as_is("shunt flows", listing(&agent, &proxy)?, None)?;
         let mut rows = BufReader::new(listing.take_stdout().context("its stdout")?).lines();
         let header = rows.next().context("a header")??;
         ensure!(header.starts_with("CLIENT "), "{header}");

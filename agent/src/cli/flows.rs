@@ -26,23 +26,15 @@ fn path(options: &args::Flows) -> String {
 
 async fn write_table(mut lines: Lines, path: &str, options: &args::Flows) -> Result<(), Failure> {
     let mut out = Stream::default();
-    let mut columns = None;
+    let mut table = Rows::default();
     let mut unknown = Unknown::default();
     while let Some(line) = lines.next().await? {
         let flow = understand(line, path)?;
         unknown.note(&flow);
-        let wanted = Columns::of(&flow);
-        if columns != Some(wanted) {
-            // IPv6 comes after all of IPv4, and has columns of its own width.
-            if columns.replace(wanted).is_some() {
-                out.line(format_args!(""));
-            }
-            out.line(format_args!("{}", output::heading(&wanted.header())));
-        }
-        out.line(format_args!("{}", wanted.row(&flow)));
+        out.line(format_args!("{}", table.row(&flow)));
     }
     drop(out);
-    if columns.is_none() {
+    if table.columns.is_none() {
         output::note(&nothing(options));
     }
     if let Some(note) = unknown.note_on_columns() {
@@ -82,6 +74,26 @@ fn nothing(options: &args::Flows) -> String {
         text.push_str(&format!(" that a server sees with source port {port}"));
     }
     text
+}
+
+/// Rows, one after the other. IPv6 comes after all of IPv4, and has a header and widths of its own.
+#[derive(Debug, Default)]
+struct Rows {
+    columns: Option<Columns>,
+}
+
+impl Rows {
+    /// A row, below a header where one is due.
+    fn row(&mut self, flow: &FlowLine) -> String {
+        let (before, wanted) = (self.columns, Columns::of(flow));
+        let row = wanted.row(flow);
+        if before == Some(wanted) {
+            return row;
+        }
+        self.columns = Some(wanted);
+        let between = if before.is_some() { "\n" } else { "" };
+        format!("{between}{}\n{row}", output::heading(&wanted.header()))
+    }
 }
 
 /// Widths that hold any address of the family.
@@ -187,9 +199,8 @@ mod tests {
     }
 
     fn table(flows: &[FlowLine]) -> String {
-        let columns = Columns::of(&flows[0]);
-        let rows = flows.iter().map(|flow| columns.row(flow));
-        std::iter::once(columns.header()).chain(rows).collect::<Vec<_>>().join("\n")
+        let mut rows = Rows::default();
+        flows.iter().map(|flow| rows.row(flow)).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -209,6 +220,15 @@ mod tests {
         ]);
         let widths: Vec<_> = text.lines().map(str::len).collect();
         assert!(widths.iter().all(|&width| width == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn each_family_has_a_header_of_its_own() {
+        let four = flow("10.1.2.3:1", "10.0.0.2:3306", "10.0.0.2:41234", "10.0.0.11:3306");
+        let six = flow("[::1]:1", "[fd00::2]:3306", "[fd00::2]:41234", "[fd00::11]:3306");
+        let text = table(&[four.clone(), four, six.clone(), six]);
+        let words: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect();
+        assert_eq!(words, ["CLIENT", "10.1.2.3:1", "10.1.2.3:1", "", "CLIENT", "[::1]:1", "[::1]:1"]);
     }
 
     #[test]

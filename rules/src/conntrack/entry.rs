@@ -71,6 +71,13 @@ impl Entry {
         self.tcp_state.is_some_and(|state| (2..=6).contains(&state))
     }
 
+    /// Whether the client's side of the handshake was seen to end: it knows that it is connected.
+    pub const fn is_assured(&self) -> bool {
+        // linux/netfilter/nf_conntrack_common.h
+        const IPS_ASSURED: u32 = 1 << 2;
+        self.status & IPS_ASSURED != 0
+    }
+
     /// Whether a RST was seen. The guard's own count: where it has answered one end, the other may know nothing of it.
     pub fn is_reset(&self) -> bool {
         const CLOSE: u8 = 8;

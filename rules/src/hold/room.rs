@@ -20,6 +20,10 @@ const REPEATED_WITHIN: Duration = Duration::from_secs(10);
 /// A packet is through the chains in far less.
 const OVERTAKEN_WITHIN: Duration = Duration::from_secs(1);
 
+/// A SYN that was mapped to a backend that left goes back so much later: there may be a conntrack entry for it, which the
+/// severing thread is about to delete, and which would lead it to the old backend again.
+const LATER: Duration = Duration::from_millis(10);
+
 /// The kernel begins to count a hold a little later than we do.
 const AFTER: Duration = Duration::from_millis(50);
 
@@ -33,6 +37,8 @@ pub struct Room {
     repeated: HashMap<Tuple, (u8, Instant)>,
     /// Pairs that have just ended: a SYN to such a backend was mapped before that and came to the guard after it.
     left: Vec<(Pair, Instant)>,
+    /// SYNs to be put back a little later.
+    later: Vec<(Instant, Segment)>,
 }
 
 impl Room {
@@ -41,29 +47,33 @@ impl Room {
         self.held.insert(listener, until);
     }
 
-    /// A SYN was not answered. The newest of a client is kept; one that comes after its listener has opened is returned,
-    /// to be put back at once.
-    pub fn came(&mut self, syn: Segment, now: Instant) -> Option<Segment> {
-        let listener = self.dialled(syn.destination(), now)?;
-        let syn = syn.to(listener)?;
+    /// A SYN was not answered. The newest of a client is kept while its listener holds; one that was overtaken by a change
+    /// goes back soon.
+    pub fn came(&mut self, syn: Segment, now: Instant) {
+        let Some(listener) = self.dialled(syn.destination(), now) else { return };
+        let overtaken_by_a_swap = listener != syn.destination();
+        let Some(syn) = syn.to(listener) else { return };
         let flow = Tuple { client: syn.source(), listener };
-        if self.held.contains_key(&flow.listener) {
-            let place = (flow.listener, flow.client);
+        if self.held.contains_key(&listener) {
+            let place = (listener, flow.client);
             if let Some((_, waiting)) = self.waiting.get_mut(&place) {
                 *waiting = syn;
             } else if self.waiting.len() < CAPACITY {
                 self.arrivals += 1;
                 self.waiting.insert(place, (self.arrivals, syn));
             }
-            return None;
+            return;
         }
         self.repeated.retain(|_, (_, first)| now.saturating_duration_since(*first) < REPEATED_WITHIN);
         if self.repeated.len() >= CAPACITY {
-            return None;
+            return;
         }
         let (times, _) = self.repeated.entry(flow).or_insert((0, now));
         *times += 1;
-        (*times <= REPEATS).then_some(syn)
+        if *times <= REPEATS {
+            let when = if overtaken_by_a_swap { now + LATER * u32::from(*times) } else { now };
+            self.later.push((when, syn));
+        }
     }
 
     /// These pairs may pass no more.
@@ -103,16 +113,21 @@ impl Room {
         syns.into_iter().map(|(_, syn)| syn).collect()
     }
 
-    /// The SYNs of listeners whose hold is over: put back, they are refused.
-    pub fn overdue(&mut self, now: Instant) -> Vec<Segment> {
+    /// The SYNs that go back now: of listeners whose hold is over, to be refused, and those that were overtaken.
+    pub fn due(&mut self, now: Instant) -> Vec<Segment> {
         let over: Vec<_> =
             self.held.iter().filter(|(_, until)| **until + AFTER <= now).map(|(listener, _)| *listener).collect();
-        over.into_iter().flat_map(|listener| self.release(listener)).collect()
+        let mut syns: Vec<_> = over.into_iter().flat_map(|listener| self.release(listener)).collect();
+        let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(when, _)| *when <= now);
+        self.later = later;
+        syns.extend(Vec::into_iter(due).map(|(_, syn)| syn));
+        syns
     }
 
-    /// When a hold will be over.
+    /// When there is something to put back.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.held.values().min().map(|until| *until + AFTER)
+        let holds = self.held.values().map(|until| *until + AFTER);
+        holds.chain(self.later.iter().map(|(when, _)| *when)).min()
     }
 }
 
@@ -146,8 +161,9 @@ mod tests {
         room.hold(at("10.0.0.2:1"), until);
         room.hold(at("10.0.0.2:2"), until);
         for client in [30, 10, 20, 30] {
-            assert_eq!(room.came(syn(flow(1, client)), now), None);
-            assert_eq!(room.came(syn(flow(2, client)), now), None);
+            room.came(syn(flow(1, client)), now);
+            room.came(syn(flow(2, client)), now);
+            assert_eq!(room.due(now), []);
         }
         assert_eq!(clients(&room.release(at("10.0.0.2:1"))), [30, 10, 20]);
         assert_eq!(room.release(at("10.0.0.2:1")), []);
@@ -158,9 +174,11 @@ mod tests {
     fn a_syn_that_comes_too_late_to_be_held_is_put_back_but_not_for_ever() {
         let (mut room, now) = (Room::default(), Instant::now());
         for turn in 0..5 {
-            assert_eq!(room.came(syn(flow(1, 7)), now).is_some(), turn < 3);
+            room.came(syn(flow(1, 7)), now);
+            assert_eq!(room.due(now).len(), usize::from(turn < 3));
         }
-        assert!(room.came(syn(flow(1, 7)), now + REPEATED_WITHIN).is_some());
+        room.came(syn(flow(1, 7)), now + REPEATED_WITHIN);
+        assert_eq!(room.due(now + REPEATED_WITHIN).len(), 1);
     }
 
     #[test]
@@ -170,8 +188,8 @@ mod tests {
         room.hold(at("10.0.0.2:1"), until);
         room.came(syn(flow(1, 7)), now);
         assert_eq!(room.next_deadline(), Some(until + AFTER));
-        assert_eq!(room.overdue(until), []);
-        assert_eq!(clients(&room.overdue(until + AFTER)), [7]);
+        assert_eq!(room.due(until), []);
+        assert_eq!(clients(&room.due(until + AFTER)), [7]);
         assert_eq!(room.next_deadline(), None);
     }
 
@@ -197,14 +215,15 @@ mod tests {
         let mapped = || syn(Tuple { listener: backend, ..flow(0, 7) });
         let left = |port| Pair { listener: flow(port, 0).listener, backend };
         room.left(&[left(1)], now);
-        assert_eq!(room.came(mapped(), now).unwrap().destination(), flow(1, 0).listener);
+        room.came(mapped(), now);
+        assert_eq!(room.due(now), [], "its entry is still there");
+        assert_eq!(room.next_deadline(), Some(now + LATER));
+        assert_eq!(room.due(now + LATER)[0].destination(), flow(1, 0).listener);
         room.left(&[left(2)], now);
-        assert_eq!(room.came(mapped(), now), None, "either of two may have been meant");
+        room.came(mapped(), now);
+        assert_eq!(room.next_deadline(), None, "either of two may have been meant");
         let later = now + OVERTAKEN_WITHIN;
-        assert_eq!(
-            room.came(mapped(), later).unwrap().destination(),
-            backend,
-            "a client of a listener at that address"
-        );
+        room.came(mapped(), later);
+        assert_eq!(room.due(later)[0].destination(), backend, "a client of a listener at that address");
     }
 }

@@ -75,8 +75,12 @@ struct Job {
 struct Target {
     job: u64,
     entry: Entry,
-    /// A flow that was reset before we looked counts once an end of it turns out to be open.
+    /// A flow that was reset before we looked, or whose client is still connecting, counts once an end of it turns out to
+    /// be open.
     is_counted: bool,
+    /// The entry is deleted. What the ends say then is mid-stream, and what the backend says goes to the host, whose RST
+    /// we do not see.
+    without_entry: bool,
     client_closed: bool,
     backend_closed: bool,
 }
@@ -106,7 +110,7 @@ impl Plan {
             (job.looks, job.order) = (LOOKS.len(), None);
         }
         let job = self.job(pair, None, since);
-        self.add(job, entries, since);
+        self.add(job, entries, true, since);
     }
 
     /// Pairs to look for now.
@@ -130,7 +134,7 @@ impl Plan {
             }
         }
         for (job, entries) in by_job {
-            self.add(job, entries, now);
+            self.add(job, entries, false, now);
         }
     }
 
@@ -156,15 +160,27 @@ impl Plan {
             let asked = self.targets.iter().filter(|(_, target)| due.contains_key(&target.job));
             questions.extend(asked.filter(|(_, t)| !t.is_closed(end)).map(|(flow, t)| t.question(*flow, end)));
         }
-        // Nobody sees what the backend of a flow without an entry answers: it gets the host's own RST.
-        let jobs = &self.jobs;
-        let deaf = |target: &Target| jobs.get(&target.job).is_none_or(|job| job.order.is_none() && job.rounds >= 2);
-        let told: Vec<Tuple> =
-            self.targets.iter().filter(|(_, t)| !t.backend_closed && deaf(t)).map(|(flow, _)| *flow).collect();
-        for flow in told {
-            self.close(flow, End::Backend, now, false);
-        }
+        self.stop_asking_whom_we_do_not_hear(now);
         questions
+    }
+
+    /// After two questions: the backend of a flow without an entry, and the client of a handshake that may have found the
+    /// new way by now and answers within that.
+    fn stop_asking_whom_we_do_not_hear(&mut self, now: Instant) {
+        let jobs = &self.jobs;
+        let asked_twice = |target: &Target| jobs.get(&target.job).is_none_or(|job| job.rounds >= 2);
+        let told: Vec<(Tuple, bool)> = self
+            .targets
+            .iter()
+            .filter(|(_, target)| target.without_entry && asked_twice(target))
+            .map(|(flow, target)| (*flow, target.entry.is_assured()))
+            .collect();
+        for (flow, connected) in told {
+            self.close(flow, End::Backend, now, false);
+            if !connected {
+                self.close(flow, End::Client, now, false);
+            }
+        }
     }
 
     /// Whether it is still worth asking.
@@ -239,7 +255,7 @@ impl Plan {
         self.next_job
     }
 
-    fn add(&mut self, number: u64, entries: Vec<Entry>, now: Instant) {
+    fn add(&mut self, number: u64, entries: Vec<Entry>, without_entries: bool, now: Instant) {
         let (mut added, mut counted) = (0, 0);
         for entry in entries {
             let flow = entry.flow();
@@ -253,10 +269,17 @@ impl Plan {
                 self.done.push(entry);
                 continue;
             }
-            (added, counted) = (added + 1, counted + u64::from(entry.is_open()));
+            let is_counted = entry.is_open() && entry.is_assured();
+            (added, counted) = (added + 1, counted + u64::from(is_counted));
             self.senders.extend(senders(&entry).map(|(packet, end)| (packet, (flow, end))));
-            let is_counted = entry.is_open();
-            let target = Target { job: number, entry, is_counted, client_closed: false, backend_closed: false };
+            // A client that is still connecting answers any question with another SYN (Linux does so at once). That must
+            // find the new way and not the old entry, which would have it refused: so the entry goes first.
+            let without_entry = without_entries || !entry.is_assured();
+            if without_entry && !without_entries {
+                self.done.push(entry);
+            }
+            let target =
+                Target { job: number, entry, is_counted, without_entry, client_closed: false, backend_closed: false };
             self.targets.insert(flow, target);
         }
         if let Some(job) = self.jobs.get_mut(&number).filter(|_| added > 0) {
@@ -303,7 +326,9 @@ impl Plan {
                     self.senders.remove(&packet);
                 }
             }
-            self.done.push(target.entry);
+            if !target.without_entry {
+                self.done.push(target.entry);
+            }
         }
     }
 }

@@ -4,6 +4,8 @@ use crate::conntrack::entry::Tuple as Direction;
 const ESTABLISHED: u8 = 3;
 const CLOSE: u8 = 8;
 const TIME_WAIT: u8 = 7;
+const SYN_RECV: u8 = 2;
+const ASSURED: u32 = 1 << 2;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -20,7 +22,7 @@ fn entry(port: u16, tcp_state: u8) -> Entry {
         original: Direction { source: client, destination: pair().listener },
         reply: Direction { source: pair().backend, destination: seen_as },
         tcp_state: Some(tcp_state),
-        status: 0,
+        status: ASSURED,
         id: u32::from(port),
         zone: None,
     }
@@ -137,4 +139,17 @@ fn a_pair_that_returns_is_looked_for_no_more_and_its_flows_are_still_told() {
     answer(&mut plan, 2, now);
     let finished = plan.take_finished();
     assert_eq!(finished.iter().map(|finished| finished.severed.flows).sum::<u64>(), 2);
+}
+
+#[test]
+fn the_entry_of_a_client_that_is_still_connecting_goes_before_it_is_asked() {
+    let connecting = Entry { status: 0, ..entry(1, SYN_RECV) };
+    let (mut plan, now) = stage(&[connecting]);
+    assert_eq!(plan.take_done(), [connecting]);
+    assert_eq!(plan.questions_due(now).len(), 2);
+    // It connects to another backend, and knows nothing of our flow.
+    assert_eq!(plan.questions_due(now + ms(100)).len(), 2);
+    assert_eq!(plan.take_done(), [], "not twice");
+    let finished = finish(&mut plan, now);
+    assert_eq!((finished[0].flows, finished[0].unanswered), (0, 0));
 }

@@ -43,6 +43,7 @@ impl Worker {
     pub fn run(mut self) {
         while self.take_orders() {
             self.look();
+            self.delete();
             let now = Instant::now();
             let due = self.plan.questions_due(now);
             self.questions.extend(due);

@@ -67,7 +67,8 @@ impl Rule {
             let mut line = expr.name();
             if line != "counter" {
                 line.push(' ');
-                line.push_str(&expr.text());
+                // The kernel tells of a set's updates that they have no timeout, and refuses to be told so.
+                line.push_str(&expr.text().replace(" timeout 0ms", ""));
             }
             lines.push(line);
         });
