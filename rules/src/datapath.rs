@@ -60,6 +60,8 @@ pub struct NftDatapath {
     wording: Wording,
     /// The ruleset's generation that was last compared and found, or made, right.
     verified: Option<u32>,
+    /// Listeners whose lease ran out while no agent was there, until they are told of.
+    lapsed: Vec<SocketAddr>,
     _lock: UnixListener,
 }
 
@@ -93,11 +95,13 @@ impl NftDatapath {
             presence: Presence::Absent,
             wording: our_wording(&Layout { groups, source_limits: BTreeSet::new() }),
             verified: None,
+            lapsed: Vec::new(),
             _lock: lock,
         };
         if let Some(found) = datapath.read_back()? {
             let now = Instant::now();
             datapath.state = State::adopt(&found.elements, now);
+            datapath.lapsed = datapath.state.lapsed(&found.elements);
             datapath.wording = our_wording(&datapath.layout(&datapath.state));
             datapath.hold.hold(&datapath.state.holding());
             let expected = datapath.state.elements();
@@ -275,8 +279,14 @@ impl Datapath for NftDatapath {
 
     fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
         let now = Instant::now();
-        let (plan, lapsed) = self.state.renew(now);
+        if !self.lapsed.is_empty() {
+            // Their routes are still in the table, which is nobody's meddling.
+            let restored = self.restore(&self.state.clone(), now)?;
+            self.severer.sever(restored.dead);
+        }
+        let (plan, mut lapsed) = self.state.renew(now);
         if plan.changed == 0 {
+            lapsed.append(&mut self.lapsed);
             return Ok(lapsed);
         }
         self.hold.hold(&plan.held);
@@ -290,6 +300,7 @@ impl Datapath for NftDatapath {
         }
         self.verified = None;
         self.take(plan);
+        lapsed.append(&mut self.lapsed);
         Ok(lapsed)
     }
 

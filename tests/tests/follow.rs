@@ -92,6 +92,10 @@ each_flavour! {
             pooled.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         ensure!(said.is_err(), "the old connection was answered by server {said:?}");
+        // The history says so, for its cluster.
+        let told = eventually("the history to tell of the severing", SOON, || Ok(scene.events("severed")?.pop()))?;
+        let message = told["message"].as_str().unwrap_or_default();
+        ensure!(told["cluster"] == "orders" && message.contains("at both ends"), "{told}");
         ensure!(scene.reached()? == 2);
         Ok(())
     }

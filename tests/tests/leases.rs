@@ -15,6 +15,9 @@ const LEASE: Duration = Duration::from_secs(2);
 /// By then a lease has surely run out.
 const LAPSED: Duration = Duration::from_secs(10);
 
+/// A client that waits where an impatient one would take a slow disk for an outage.
+const PATIENT: Pace = Pace { every: Duration::from_millis(10), connect: SOON, write: SOON };
+
 fn leased(install: &Install, lease: &str) -> Result<Scene> {
     let mut scene = Scene::prepare(install, 2)?;
     scene.agent.write_settings(&format!("[agent]\nhttp = \"\"\n{lease}\n"))?;
@@ -44,7 +47,7 @@ with_mysql! {
     fn a_frozen_agents_lease_ends_what_it_let_through_until_it_has_looked_anew(install) {
         let mut scene = leased(install, "lease = \"2s\"")?;
         // Renewed, a lease is not noticed, for however many times its length.
-        let writer = scene.write(Pace::default())?;
+        let writer = scene.write(PATIENT)?;
         writer.wait_for_write(Instant::now() + LEASE * 3)?;
         let failed: Vec<_> = writer.finish()?.into_iter().filter_map(|a| a.outcome.err()).collect();
         ensure!(failed.is_empty(), "{failed:?}");
@@ -86,7 +89,7 @@ with_mysql! {
     fn without_a_lease_a_frozen_agent_changes_nothing(install) {
         let mut scene = leased(install, "")?;
         let mut stream = idle(&scene)?;
-        let writer = scene.write(Pace::default())?;
+        let writer = scene.write(PATIENT)?;
         scene.agent.signal(Signal::SIGSTOP)?;
         writer.wait_for_write(Instant::now() + LEASE * 2)?;
         ensure!(is_answered(&mut stream));
@@ -101,7 +104,7 @@ with_mysql! {
 
     fn a_lease_comes_and_goes_with_a_reload_and_no_connection_notices(install) {
         let scene = leased(install, "")?;
-        let writer = scene.write(Pace::default())?;
+        let writer = scene.write(PATIENT)?;
         for lease in ["lease = \"2s\"", "lease = \"1s\"", "lease = \"1m\"", ""] {
             scene.agent.write_settings(&format!("[agent]\nhttp = \"\"\n{lease}\n"))?;
             scene.agent.shunt_ok(&["reload"])?;

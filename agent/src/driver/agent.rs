@@ -20,7 +20,7 @@ use super::departed::Departed;
 use super::flows::Readers;
 use super::host::{self, Sight};
 use super::journal::Journal;
-use super::lease::{self, Leases};
+use super::lease::{self, Leases, Renewals};
 use super::usage::{self, Watched};
 use super::worker::Worker;
 use super::{severed, watch};
@@ -86,10 +86,10 @@ pub struct Agent {
     pub(super) paths: Paths,
     pub(super) shared: Shared,
     pub(super) settings: AgentConfig,
-    /// On a thread of its own: a dump of many flows must not stand before a swap.
     pub(super) leases: Leases,
     pub(super) sight: Sight,
     pub(super) departed: RwLock<Vec<Departed>>,
+    /// On a thread of its own: a dump of many flows must not stand before a swap.
     pub(super) meter: Worker<Box<dyn Meter>>,
     pub(super) readers: Readers,
     pub(super) watched: RwLock<Watched>,
@@ -133,7 +133,8 @@ impl Agent {
         let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;
 
-        let shared = Shared { clock, journal, datapath, counters: Counters::default() };
+        let (renewals, found_lapsed) = Renewals::new();
+        let shared = Shared { clock, journal, datapath, counters: Counters::default(), renewals };
         let agent = Arc::new(Self {
             paths,
             shared,
@@ -162,7 +163,7 @@ impl Agent {
             },
         );
         agent.keep_leases(agent.settings.lease);
-        lease::start(agent.clone());
+        lease::start(agent.clone(), found_lapsed);
         let mut starting = tokio::task::JoinSet::new();
         for config in loaded.clusters.clone() {
             let mut memory = remembered.remove(&config.name).unwrap_or_default();

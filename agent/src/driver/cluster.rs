@@ -12,6 +12,7 @@ use shunt_core::{ClusterName, Epoch, Mono};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
+use super::lease::Renewals;
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::Credentials;
@@ -30,6 +31,7 @@ pub struct Shared {
     pub journal: Journal,
     pub datapath: Worker<Box<dyn Datapath>>,
     pub counters: Counters,
+    pub renewals: Renewals,
 }
 
 /// The way to a cluster's task. Dropping it ends the task and its probes; the kernel keeps what it holds.
@@ -87,6 +89,13 @@ struct Served {
     answer: Option<(Reply, Result<String, Problem>)>,
     /// Told when the actions have been carried out.
     done: Option<oneshot::Sender<()>>,
+}
+
+/// Why a plan is not in force.
+enum Undone {
+    Failed(String),
+    /// The leases of these listeners of the cluster had run out.
+    Lapsed(Vec<SocketAddr>),
 }
 
 struct ClusterTask {
@@ -233,10 +242,22 @@ impl ClusterTask {
             self.written = epoch;
         }
         let change = Change { set: mappings, remove: Vec::new() };
+        let (renewals, clock) = (self.shared.renewals.clone(), self.shared.clock);
+        let listeners: Vec<_> = change.set.iter().map(|mapping| mapping.listener).collect();
         let applied = self.shared.datapath.run(move |datapath| {
             // Whoever slept for longer than a lease must look again before it opens anything.
-            if lease.is_some_and(|lease| decided.elapsed() > lease) {
-                return (Vec::new(), Err("it was decided longer ago than a lease lasts".to_owned()));
+            if let Some(lease) = lease {
+                if decided.elapsed() > lease {
+                    return (
+                        Vec::new(),
+                        Err(Undone::Failed("it was decided longer ago than a lease lasts".to_owned())),
+                    );
+                }
+                match renewals.renew_unless_fresh(datapath.as_mut(), clock, lease, &listeners) {
+                    Ok(lapsed) if lapsed.is_empty() => {}
+                    Ok(lapsed) => return (Vec::new(), Err(Undone::Lapsed(lapsed))),
+                    Err(error) => return (Vec::new(), Err(Undone::Failed(error_chain(&error)))),
+                }
             }
             let first = match datapath.apply(&change) {
                 Ok(applied) => return (Vec::new(), Ok(applied)),
@@ -244,15 +265,15 @@ impl ClusterTask {
             };
             // Somebody may have taken our table away a moment ago. Once it is back in line the change may pass.
             match datapath.reconcile() {
-                Ok(drift) => (drift, datapath.apply(&change).map_err(|error| error_chain(&error))),
-                Err(_) => (Vec::new(), Err(error_chain(&first))),
+                Ok(drift) => (drift, datapath.apply(&change).map_err(|error| Undone::Failed(error_chain(&error)))),
+                Err(_) => (Vec::new(), Err(Undone::Failed(error_chain(&first)))),
             }
         });
         let failed = |error| Event::CommitFailed { stage: Stage::Datapath, error };
         match applied.await {
             Ok((drift, result)) => {
                 super::watch::note_repair(&self.shared, &drift);
-                if fails_over {
+                if fails_over && !matches!(result, Err(Undone::Lapsed(_))) {
                     self.count_failover(result.is_ok());
                 }
                 match result {
@@ -262,7 +283,8 @@ impl ClusterTask {
                         }
                         Event::Committed { commit: applied.commit }
                     }
-                    Err(error) => failed(error),
+                    Err(Undone::Failed(error)) => failed(error),
+                    Err(Undone::Lapsed(listeners)) => Event::LeaseLapsed { listeners },
                 }
             }
             Err(error) => failed(error.to_string()),

@@ -4,22 +4,68 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use shunt_core::ClusterName;
 use shunt_core::cluster::Entry;
-use shunt_core::datapath::DatapathError;
-use tokio::sync::watch;
+use shunt_core::datapath::{Datapath, DatapathError};
+use shunt_core::{ClusterName, Mono};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::agent::{Agent, read, write};
 use super::cluster::Request;
 use super::worker::Gone;
+use crate::clock::Clock;
 
 /// No lease is shorter: what the configuration allows.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// A lease survives two renewals that come too late.
 const RENEWALS: u32 = 3;
+
+/// When leases were last renewed, for those who must not open anything on an old one.
+#[derive(Clone)]
+pub struct Renewals {
+    /// In milliseconds of the agent's clock.
+    last: Arc<AtomicU64>,
+    /// Listeners that were found lapsed outside of the task that renews.
+    lapsed: mpsc::UnboundedSender<Vec<SocketAddr>>,
+}
+
+impl Renewals {
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Vec<SocketAddr>>) {
+        let (lapsed, found) = mpsc::unbounded_channel();
+        (Self { last: Arc::default(), lapsed }, found)
+    }
+
+    fn renew(&self, datapath: &mut dyn Datapath, clock: Clock) -> Result<Vec<SocketAddr>, DatapathError> {
+        let began = clock.now();
+        let lapsed = datapath.renew()?;
+        self.last.store(began.0.as_millis() as u64, Ordering::Relaxed);
+        Ok(lapsed)
+    }
+
+    /// Renews if it has not been done for half a lease; those of `ours` whose lease had run out by then. Whose the others
+    /// are is told by the task that renews.
+    pub(super) fn renew_unless_fresh(
+        &self,
+        datapath: &mut dyn Datapath,
+        clock: Clock,
+        lease: Duration,
+        ours: &[SocketAddr],
+    ) -> Result<Vec<SocketAddr>, DatapathError> {
+        let last = Mono::from_millis(self.last.load(Ordering::Relaxed));
+        if clock.now().since(last) < lease / 2 {
+            return Ok(Vec::new());
+        }
+        let (lapsed, others): (Vec<_>, _) = self.renew(datapath, clock)?.into_iter().partition(|l| ours.contains(l));
+        if !others.is_empty() {
+            // The agent that would hear of it may be ending.
+            let _ = self.lapsed.send(others);
+        }
+        Ok(lapsed)
+    }
+}
 
 /// What the agent knows of leases.
 #[derive(Default)]
@@ -33,14 +79,16 @@ pub(super) struct Leases {
 }
 
 /// Starts the task that renews.
-pub(super) fn start(agent: Arc<Agent>) {
+pub(super) fn start(agent: Arc<Agent>, mut found: mpsc::UnboundedReceiver<Vec<SocketAddr>>) {
     tokio::spawn(async move {
         let mut shortest = agent.leases.shortest.subscribe();
         loop {
             let lease = *shortest.borrow_and_update();
             let due = Instant::now() + lease.unwrap_or(SHORTEST) / RENEWALS;
             if lease.is_some() {
-                let renewed = agent.shared.datapath.run_first(|datapath| datapath.renew()).await;
+                let (renewals, clock) = (agent.shared.renewals.clone(), agent.shared.clock);
+                let renew = move |datapath: &mut Box<dyn Datapath>| renewals.renew(datapath.as_mut(), clock);
+                let renewed = agent.shared.datapath.run_first(renew).await;
                 agent.note_renewal(renewed);
             }
             let pause = async {
@@ -51,6 +99,7 @@ pub(super) fn start(agent: Arc<Agent>) {
             };
             tokio::select! {
                 () = pause => {}
+                Some(lapsed) = found.recv() => agent.hand_out_lapses(lapsed),
                 changed = shortest.changed() => if changed.is_err() { return },
             }
         }
@@ -137,8 +186,6 @@ impl Agent {
 
     /// Whose listener that is.
     pub(super) fn cluster_of(&self, listener: SocketAddr) -> Option<ClusterName> {
-        let clusters = read(&self.clusters);
-        let mut found = clusters.values().filter(|c| c.config.listeners.iter().any(|l| l.address == listener));
-        found.next().map(|cluster| cluster.config.name.clone())
+        self.listeners().remove(&listener)
     }
 }

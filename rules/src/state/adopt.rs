@@ -53,6 +53,20 @@ impl State {
         }
         Self::new(found.into_iter().map(|(address, found)| (address, found.listener(now))).collect())
     }
+
+    /// The listeners that were adopted as fenced though `elements` have them open under a lease: it ran out.
+    pub fn lapsed(&self, elements: &Elements) -> Vec<SocketAddr> {
+        let was_leased = |note: &Note| note.stance == Stance::Open && note.lease.is_some();
+        let listeners = elements.iter().filter_map(|(key, value)| match key {
+            Key::Listener(listener) if was_leased(&Note::parse(value.note.as_deref().unwrap_or_default())) => {
+                Some(*listener)
+            }
+            _ => None,
+        });
+        listeners
+            .filter(|listener| self.listeners.get(listener).is_some_and(|l| l.road.backends().is_empty()))
+            .collect()
+    }
 }
 
 /// What the sets say of one listener.
@@ -187,7 +201,9 @@ mod tests {
         let state = State::new(BTreeMap::from([(at("10.1.0.1:1"), leased)]));
         let mut elements = state.elements();
         let later = now + Duration::from_secs(5);
+        assert_eq!(State::adopt(&elements, now).lapsed(&elements), []);
         assert_eq!(State::adopt(&elements, later).held()[0].backends, [], "about to be forgotten");
+        assert_eq!(State::adopt(&elements, later).lapsed(&elements), [at("10.1.0.1:1")]);
         elements.retain(|key, _| !matches!(key, Key::Live(_)));
         assert_eq!(State::adopt(&elements, now).held()[0].backends, [], "forgotten");
     }

@@ -35,7 +35,8 @@ pub enum Event {
         stage: Stage,
         error: String,
     },
-    /// The kernel has stopped these listeners because their lease was not renewed in time.
+    /// The kernel has stopped these listeners because their lease was not renewed in time. A plan in flight was decided on
+    /// what was known before, and was not carried out.
     LeaseLapsed {
         listeners: Vec<SocketAddr>,
     },

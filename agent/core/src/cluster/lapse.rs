@@ -59,6 +59,7 @@ impl Cluster {
         if ours.is_empty() {
             return;
         }
+        self.in_flight = None;
         for &listener in &ours {
             self.lapses.fenced.insert(listener);
             self.lapses.noticed.insert(listener, now);

@@ -169,6 +169,25 @@ fn an_agent_that_finds_lapsed_listeners_at_its_start_opens_them_on_evidence_only
 }
 
 #[test]
+fn a_plan_that_was_in_flight_when_the_leases_ran_out_is_made_anew() {
+    let mut world = healthy();
+    world.fake(3).lag = Some(Duration::from_secs(60));
+    let mut plans = Vec::new();
+    for n in 1..=3 {
+        let state = world.state(db(n));
+        world.now = world.now + TICK;
+        let outcome = Outcome::Answered(Box::new(state));
+        let seen = Observation { server: db(n), at: world.now, took: Duration::ZERO, outcome };
+        plans.extend(world.machine.handle(Event::Observed(seen), world.now));
+    }
+    assert!(plans.iter().any(|a| matches!(a, Action::Commit(_))), "the driver has not carried it out yet: {plans:?}");
+    world.sleep();
+    assert_eq!((world.leads_to(), world.readers()), (None, vec![]));
+    world.ticks(2);
+    assert_eq!((world.leads_to(), world.readers()), (Some(db(1)), vec![db(2)]));
+}
+
+#[test]
 fn a_fence_that_could_not_be_taken_into_the_kernel_still_shows_as_closed() {
     let mut world = healthy();
     world.fail_at = Some(Stage::Datapath);
