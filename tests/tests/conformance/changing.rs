@@ -129,6 +129,8 @@ pub fn p02_no_client_is_refused_while_its_listener_is_swapped_and_held_and_opene
                                 Ok(_) => served += 1,
                                 Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
                             }
+                            // Not so fast that a port comes round again while the flow that had it is being severed.
+                            thread::sleep(Duration::from_millis(2));
                         }
                         served
                     })
