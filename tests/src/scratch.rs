@@ -8,8 +8,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
@@ -33,6 +33,9 @@ pub fn unique() -> u32 {
 /// This process's folder. Short, because sockets live in it and their paths end at 108 bytes.
 pub fn root() -> Result<&'static Path> {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    // Two tests of one process that come here first would hire two undertakers, and the one that is not kept would begin.
+    static HIRING: Mutex<()> = Mutex::new(());
+    let _alone = HIRING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = ROOT.get() {
         return Ok(path);
     }
