@@ -30,8 +30,9 @@ fn told(counters: &mut Counters) -> u64 {
 
 /// Sends four megabytes and gets them back at the same time.
 fn transfer(conversation: &Conversation) {
-    const LINES: usize = 4000;
-    let line = format!("{}\n", "x".repeat(1023));
+    const LINES: usize = 500;
+    // Each is sent in one piece by either end, and is longer than a packet of any link here.
+    let line = format!("{}\n", "x".repeat(8191));
     thread::scope(|scope| {
         let sending = scope.spawn(|| {
             for _ in 0..LINES {
