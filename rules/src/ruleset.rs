@@ -21,8 +21,8 @@ use std::collections::BTreeSet;
 use crate::schema::{Family, Groups, Kind, Reason, SLOTS, SetId, TICKLE_MARK};
 pub use expr::Expr;
 use expr::{
-    STATE_ESTABLISHED, STATE_INVALID, STATE_NEW, STATE_RELATED, STATUS_CONFIRMED, STATUS_DNAT, Side, any_of, client,
-    live, not_a_pure_syn, not_tcp, of_tcp, original, packet, protocol, registers, reset_bit, state, status, tcp,
+    STATE_INVALID, STATE_NEW, STATE_RELATED, STATUS_CONFIRMED, STATUS_DNAT, Side, any_of, client, established, live,
+    not_a_pure_syn, not_tcp, of_tcp, original, packet, protocol, pure_syn, registers, reset_bit, state, status, tcp,
 };
 
 /// A chain: its name, what it hooks into, and its rules.
@@ -157,7 +157,7 @@ fn untracked() -> Vec<Rule> {
 fn entrance(groups: Groups, input: bool) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Family::BOTH
         .map(|family| {
-            let mut exprs = state(STATE_ESTABLISHED);
+            let mut exprs = established();
             exprs.extend(live(family));
             exprs.push(Expr::Accept);
             Rule { comment: "live", exprs }
@@ -224,7 +224,11 @@ fn fence(groups: Groups) -> Vec<Rule> {
         [original(family), vec![lookup]].concat()
     };
 
-    rule("its backend left", &[established_tcp(), told()]);
+    // Its client has closed that flow and uses the port again. The SYN is put back and finds the new way once the old
+    // entry is gone; the severing thread learns from it that the client's end is closed.
+    let told_and_replayed = [vec![Expr::Copy { group: groups.resets }], replayed()].concat();
+    rule("from the port of a flow whose backend left", &[tcp(), established(), pure_syn(), told_and_replayed]);
+    rule("its backend left", &[tcp(), established(), told()]);
     for family in Family::BOTH {
         rule("an error about a live flow", &[not_tcp(), live(family), vec![Expr::Accept]]);
     }
@@ -285,10 +289,6 @@ fn admit(layout: &Layout) -> Vec<Rule> {
         rules.push(Rule { comment: "over the limit of its source", exprs });
     }
     rules
-}
-
-fn established_tcp() -> Vec<Expr> {
-    [tcp(), state(STATE_ESTABLISHED)].concat()
 }
 
 fn not_allowed(family: Family) -> Vec<Expr> {

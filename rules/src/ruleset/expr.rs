@@ -219,13 +219,30 @@ pub fn any_of(key: i32, bits: u32, set: bool) -> Vec<Expr> {
     ]
 }
 
-/// SYN without ACK, RST and FIN begins a connection (RFC 9293, 3.5).
+/// A packet has one state, so that no mask is needed. On the way of every packet each expression counts.
+pub fn established() -> Vec<Expr> {
+    vec![
+        Expr::Ct { key: libc::NFT_CT_STATE, direction: None, reg: 0 },
+        Expr::Equal { reg: 0, data: STATE_ESTABLISHED.to_ne_bytes().into() },
+    ]
+}
+
+pub fn pure_syn() -> Vec<Expr> {
+    [beginning_flags(), vec![Expr::Equal { reg: 0, data: vec![SYN] }]].concat()
+}
+
 pub fn not_a_pure_syn() -> Vec<Expr> {
+    [beginning_flags(), vec![Expr::Differ { reg: 0, data: vec![SYN] }]].concat()
+}
+
+const SYN: u8 = 0x02;
+
+/// Loads what tells the beginning of a connection: SYN without ACK, RST and FIN (RFC 9293, 3.5).
+fn beginning_flags() -> Vec<Expr> {
     const FIN_SYN_RST_ACK: u8 = 0x01 | 0x02 | 0x04 | 0x10;
     vec![
         Expr::Payload { base: libc::NFT_PAYLOAD_TRANSPORT_HEADER, offset: 13, len: 1, reg: 0 },
         Expr::And { reg: 0, mask: vec![FIN_SYN_RST_ACK] },
-        Expr::Differ { reg: 0, data: vec![0x02] },
     ]
 }
 

@@ -31,6 +31,17 @@ pub enum End {
     Backend,
 }
 
+/// What a packet says of the end that sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// It believed in the flow, until the guard answered with a RST.
+    Open,
+    /// It sent a RST itself.
+    Closed,
+    /// It begins another connection.
+    Anew,
+}
+
 /// A question to one end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -205,14 +216,20 @@ impl Plan {
         self.targets.get(&question.flow).is_some_and(|target| !target.is_closed(question.end))
     }
 
-    /// A packet of a severed flow was answered with a RST, or was one.
-    pub fn heard(&mut self, from: SocketAddr, to: SocketAddr, is_reset: bool, now: Instant) {
+    /// A packet of a severed flow came to the guard.
+    pub fn heard(&mut self, from: SocketAddr, to: SocketAddr, sign: Sign, now: Instant) {
         let Some((flow, end)) = self.senders.get(&(from, to)).copied() else { return };
-        if let Some(target) = self.targets.get_mut(&flow).filter(|target| !is_reset && !target.is_counted) {
+        let Some(target) = self.targets.get_mut(&flow) else { return };
+        if sign == Sign::Open && !target.is_counted {
             target.is_counted = true;
             if let Some(job) = self.jobs.get_mut(&target.job) {
                 job.flows += 1;
             }
+        }
+        // The port is in use again: the old entry stands in the way of the new connection, whatever the backend says.
+        if sign == Sign::Anew && !target.without_entry {
+            target.without_entry = true;
+            self.done.push(target.entry);
         }
         self.close(flow, end, now, true);
     }

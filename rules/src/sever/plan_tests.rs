@@ -44,8 +44,8 @@ fn stage(entries: &[Entry]) -> (Plan, Instant) {
 /// Both ends answer, as the guard sees it.
 fn answer(plan: &mut Plan, port: u16, now: Instant) {
     let entry = entry(port, ESTABLISHED);
-    plan.heard(entry.original.source, entry.reply.source, false, now);
-    plan.heard(entry.reply.source, entry.original.source, false, now);
+    plan.heard(entry.original.source, entry.reply.source, Sign::Open, now);
+    plan.heard(entry.reply.source, entry.original.source, Sign::Open, now);
 }
 
 fn finish(plan: &mut Plan, now: Instant) -> Vec<Severed> {
@@ -78,7 +78,7 @@ fn an_end_that_does_not_answer_is_asked_again_and_given_up_at_last() {
     let (mut plan, now) = stage(&[entry(1, ESTABLISHED)]);
     let entry = entry(1, ESTABLISHED);
     plan.questions_due(now);
-    plan.heard(entry.original.source, entry.reply.source, false, now);
+    plan.heard(entry.original.source, entry.reply.source, Sign::Open, now);
     let mut asked = 0;
     for at in (100..=5000).step_by(100) {
         let questions = plan.questions_due(now + ms(at));
@@ -98,8 +98,8 @@ fn what_the_guard_has_reset_already_counts_only_if_the_other_end_was_open() {
     assert_eq!(plan.questions_due(now).len(), 4);
     answer(&mut plan, 1, now);
     let closed = entry(2, CLOSE);
-    plan.heard(closed.original.source, closed.original.destination, true, now);
-    plan.heard(closed.reply.source, closed.reply.destination, true, now);
+    plan.heard(closed.original.source, closed.original.destination, Sign::Closed, now);
+    plan.heard(closed.reply.source, closed.reply.destination, Sign::Closed, now);
     let finished = finish(&mut plan, now);
     assert_eq!((finished[0].flows, finished[0].unanswered), (1, 0));
 }
@@ -123,7 +123,7 @@ fn single_flows_end_without_a_look_and_their_backend_is_told_twice() {
     assert!(plan.looks_due(now).is_empty());
     assert_eq!(plan.questions_due(now).len(), 2);
     let told = entry(1, ESTABLISHED);
-    plan.heard(told.original.source, told.original.destination, false, now);
+    plan.heard(told.original.source, told.original.destination, Sign::Open, now);
     assert_eq!(plan.questions_due(now + ms(100)).len(), 1);
     let finished = plan.take_finished();
     assert_eq!((finished.len(), finished[0].severed.flows, finished[0].order), (1, 1, None));
@@ -154,4 +154,16 @@ fn the_entry_of_a_client_that_is_still_connecting_goes_before_it_is_asked() {
     assert_eq!(plan.take_done(), [], "not twice");
     let finished = finish(&mut plan, now);
     assert_eq!((finished[0].flows, finished[0].unanswered), (0, 0));
+}
+
+#[test]
+fn the_entry_of_a_port_that_is_used_again_goes_without_waiting_for_the_backend() {
+    let (mut plan, now) = stage(&[entry(1, ESTABLISHED)]);
+    plan.questions_due(now);
+    let old = entry(1, ESTABLISHED);
+    plan.heard(old.original.source, old.reply.source, Sign::Anew, now);
+    assert_eq!(plan.take_done(), [old]);
+    assert_eq!(plan.questions_due(now + ms(100)).len(), 1, "the backend is still told");
+    assert_eq!(finish(&mut plan, now)[0].unanswered, 0);
+    assert_eq!(plan.take_done(), [], "not twice");
 }

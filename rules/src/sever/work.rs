@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::plan::{Plan, Question};
+use super::plan::{Plan, Question, Sign};
 use super::{Order, Shared};
 use crate::conntrack::Conntrack;
 use crate::element::Pair;
@@ -124,8 +124,14 @@ impl Worker {
     fn listen(&mut self) {
         let now = Instant::now();
         let plan = &mut self.plan;
-        let read =
-            self.copies.read(|segment| plan.heard(segment.source(), segment.destination(), segment.is_reset(), now));
+        let read = self.copies.read(|segment| {
+            let sign = match (segment.is_reset(), segment.is_syn()) {
+                (true, _) => Sign::Closed,
+                (_, true) => Sign::Anew,
+                _ => Sign::Open,
+            };
+            plan.heard(segment.source(), segment.destination(), sign, now);
+        });
         match read {
             // What was lost is asked again: a closed end answers that it is.
             Ok(_) => {}

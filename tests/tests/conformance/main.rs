@@ -115,6 +115,7 @@ macro_rules! conforms {
             severing::p04_flows_without_snat_end_at_both_ends
             severing::p04_flows_of_clients_on_the_proxy_itself_end_at_both_ends
             severing::p04_flows_of_a_backend_that_is_its_own_client_end_at_both_ends
+            severing::p04_a_client_that_uses_the_port_of_a_severed_flow_again_is_let_in
             severing::p04_flows_that_the_client_has_half_closed_end_at_both_ends
             severing::p04_flows_that_the_server_has_half_closed_end_at_both_ends
             severing::p04_a_flood_of_busy_and_idle_flows_ends_at_both_ends

@@ -2,14 +2,19 @@
 //!
 //! Whether a socket has been told is asked of the socket, without writing to it or reading from it.
 
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use shunt_core::config::Snat;
 use shunt_core::datapath::Datapath;
 use shunt_core::flow::Tuple;
 use shunt_core::mapping::{Leaving, Mapping, Route};
-use shunt_tests::star::{CLIENT, Conversation, DBS, End, PROXY};
+use shunt_tests::star::{CLIENT, Conversation, DBS, End, PATIENCE, PROXY};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Lab, SetOnDrop, eventually, remove, set, severed, talk};
 
@@ -191,4 +196,43 @@ pub fn p04_single_flows_are_severed_and_the_others_of_their_pair_are_not(lab: &L
         conversation.echo().unwrap();
     }
     assert_eq!(lab.call().server, "db1");
+}
+
+pub fn p04_a_client_that_uses_the_port_of_a_severed_flow_again_is_let_in(lab: &Lab) {
+    let mut datapath = lab.mapped();
+    let source = SocketAddr::new(lab.ip.client(), 45_678);
+    let from_there = || {
+        let socket = Socket::new(Domain::for_address(source), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
+        socket.connect_timeout(&lab.listener().into(), PATIENCE)?;
+        socket.set_nonblocking(false)?;
+        Ok::<TcpStream, io::Error>(socket.into())
+    };
+    let old = Conversation::greeted(lab.inside(CLIENT, from_there).unwrap(), PATIENCE).unwrap();
+    assert_eq!(old.server, "db1");
+    // The client forgets it without a word, as a host that lost its power does, and the old server's host is dead.
+    forget(old.stream);
+    lab.unplug(0).unwrap();
+    set(&mut *datapath, lab.to(1));
+    let begin = Instant::now();
+    let new = Conversation::greeted(lab.inside(CLIENT, from_there).unwrap(), PATIENCE).unwrap();
+    assert_eq!(new.server, "db2");
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+/// A socket in repair mode is closed without a packet (TCP_REPAIR).
+fn forget(stream: TcpStream) {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and length are those of `on`, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
