@@ -8,6 +8,7 @@
 //! lead LISTENER=BACKEND …              one change: each listener leads to its backend
 //! swap LISTENER A B EVERY_MS COUNT     moves one listener from one backend to the other and back, COUNT times
 //! severed                              what has been severed since this was last asked
+//! repair                               puts back what somebody took out of the table
 //! ```
 #![allow(clippy::print_stdout, reason = "its answers go there")]
 
@@ -39,6 +40,7 @@ fn main() -> Outcome<()> {
                 swap(&mut datapath, listener.parse()?, backends, every, count.parse()?)?
             }
             ["severed"] => severed(&mut datapath),
+            ["repair"] => format!("{{\"repaired\":{}}}", datapath.reconcile()?.len()),
             _ => return Err(format!("not an order: {line}").into()),
         };
         println!("{answer}");

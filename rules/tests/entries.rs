@@ -2,10 +2,12 @@
 
 mod lab;
 
-use std::io::ErrorKind;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lab::{BOTH, CLIENT, Ip, Lab, db, eventually, listener, mapping, set};
+use lab::{BOTH, CLIENT, Ip, Lab, PROXY, db, eventually, listener, mapping, set};
 use shunt_core::datapath::{Change, Datapath as _};
 use shunt_core::mapping::{Leaving, Mapping, Route};
 use shunt_tests::star::End;
@@ -108,4 +110,48 @@ fn a_removed_listener_is_guarded_until_its_flows_have_ended() {
         assert_eq!(datapath.apply(&remove(Leaving::Sever)).unwrap().changed, 0);
         datapath.purge().unwrap();
     }
+}
+
+#[test]
+fn when_conntracks_table_is_full_whoever_is_connected_stays_so_and_a_swap_still_ends_it() {
+    const TEST: &str = "when_conntracks_table_is_full_whoever_is_connected_stays_so";
+    let Some(lab) = Lab::new(TEST) else { return };
+    let room: u32 = lab.on_proxy(&["sysctl", "-n", "net.netfilter.nf_conntrack_max"]).trim().parse().unwrap();
+    if room > 600_000 {
+        return lab::skipped(TEST, &format!("conntrack takes {room} entries, too many to fill it"));
+    }
+    let mut datapath = lab.mapped(Ip::V4);
+    let borrowed = &mut datapath;
+    let mut meter = lab.in_host(PROXY, move || borrowed.meter()).unwrap();
+    let old = lab.dial(CLIENT, listener(Ip::V4)).unwrap();
+    let mut commands = String::new();
+    for n in 0..room {
+        let [_, high, middle, low] = n.to_be_bytes();
+        writeln!(
+            commands,
+            "-A -p tcp -s 198.18.{middle}.{low} -d 198.19.0.{high} --sport 40000 --dport 80 --state ESTABLISHED \
+             -u SEEN_REPLY,ASSURED -t 400000"
+        )
+        .unwrap();
+    }
+    // It stops at the first entry that finds no room.
+    let mut filling = Command::new("ip");
+    filling
+        .args(["netns", "exec", &lab.name(PROXY), "conntrack", "-R", "-"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut filling = filling.stdin(Stdio::piped()).spawn().unwrap();
+    let _ = filling.stdin.take().unwrap().write_all(commands.as_bytes());
+    filling.wait().unwrap();
+    let usage = meter.usage(&[listener(Ip::V4)]).unwrap();
+    assert!(usage.flows >= u64::from(room) && usage.flows_max == u64::from(room), "{usage:?}");
+
+    old.echo().unwrap();
+    assert!(lab.dial_for(CLIENT, listener(Ip::V4), Duration::from_secs(2)).is_err(), "there is no room for it");
+    assert!(meter.usage(&[]).unwrap().turned_away > usage.turned_away);
+    old.echo().unwrap();
+    set(&mut datapath, mapping(Ip::V4, Route::Single(db(Ip::V4, 1))));
+    eventually("the end of the client's end", || old.has_ended());
+    lab.on_proxy(&["conntrack", "-F"]);
+    assert_eq!(lab.dial(CLIENT, listener(Ip::V4)).unwrap().server, "db2");
 }

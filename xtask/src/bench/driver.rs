@@ -99,6 +99,11 @@ impl Driver {
             .collect()
     }
 
+    /// Has it compare the kernel with what was committed, and put back what is missing.
+    pub fn repair(&mut self) -> Result<()> {
+        self.ask("repair").map(drop)
+    }
+
     fn ask(&mut self, order: &str) -> Result<Value> {
         writeln!(self.orders, "{order}").context("the datapath takes no orders")?;
         let mut line = String::new();

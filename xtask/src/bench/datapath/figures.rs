@@ -8,8 +8,21 @@ use crate::bench::{median, quantile};
 pub struct Figures {
     /// In the order of the rounds.
     cells: Vec<(Kind, Row, Cell)>,
-    /// Operations a second through some way and through the bare map, one right after the other.
-    pairs: Vec<(Kind, Row, [f64; 2])>,
+    /// Operations a second of both, one right after the other.
+    pairs: Vec<(Versus, Row, [f64; 2])>,
+}
+
+/// Two that are compared in pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versus {
+    /// shunt and the bare map.
+    BareMap,
+    /// One bare map and another.
+    AnotherBareMap,
+    /// shunt with its guard and without.
+    WithoutGuard,
+    /// shunt and itself.
+    Itself,
 }
 
 /// One row through one way: medians of the rounds.
@@ -23,7 +36,7 @@ pub struct Figure {
     pub added_cpu_us: f64,
 }
 
-/// A way against the bare map.
+/// One against the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Ratio {
     pub pairs: usize,
@@ -39,8 +52,8 @@ impl Figures {
         self.cells.push((kind, row, cell));
     }
 
-    pub fn add_pair(&mut self, kind: Kind, row: Row, pair: [f64; 2]) {
-        self.pairs.push((kind, row, pair));
+    pub fn add_pair(&mut self, versus: Versus, row: Row, pair: [f64; 2]) {
+        self.pairs.push((versus, row, pair));
     }
 
     pub fn of(&self, kind: Kind, row: Row) -> Option<Figure> {
@@ -58,9 +71,9 @@ impl Figures {
         })
     }
 
-    pub fn ratio(&self, kind: Kind, row: Row) -> Option<Ratio> {
+    pub fn ratio(&self, versus: Versus, row: Row) -> Option<Ratio> {
         let pairs: Vec<[f64; 2]> =
-            self.pairs.iter().filter(|pair| (pair.0, pair.1) == (kind, row)).map(|p| p.2).collect();
+            self.pairs.iter().filter(|pair| (pair.0, pair.1) == (versus, row)).map(|p| p.2).collect();
         if pairs.is_empty() {
             return None;
         }
@@ -103,6 +116,6 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_figure() {
         assert!(Figures::default().of(Kind::Shunt, Row::Bulk).is_none());
-        assert!(Figures::default().ratio(Kind::Shunt, Row::Bulk).is_none());
+        assert!(Figures::default().ratio(Versus::BareMap, Row::Bulk).is_none());
     }
 }

@@ -71,22 +71,49 @@ pub fn measure(row: Row, client: &Host, to: SocketAddr, length: Duration) -> Res
     with_load(row, client, &[to], |load| load.watch(0, length))
 }
 
-/// Two addresses in the order ABBA, so many times. The connections stay the same and the change from one address to the
-/// other costs nothing, so the turns can be short: what else goes on in the machine then hits both alike.
+/// Two addresses in the order ABBA: what else goes on in the machine then hits both alike. Each time with other
+/// connections: on which processor one's threads happen to lie makes more of a difference than what is compared.
 pub fn compare(row: Row, client: &Host, to: [SocketAddr; 2], length: Duration, times: usize) -> Result<Vec<[f64; 2]>> {
-    with_load(row, client, &to, |load| {
-        (0..times)
-            .map(|_| {
-                let mut sums = [0.0; 2];
-                for way in [0, 1, 1, 0] {
+    (0..times)
+        .map(|_| {
+            with_load(row, client, &to, |load| {
+                in_turn(|way| {
                     load.turn.store(way, Ordering::Relaxed);
                     std::thread::sleep(CHANGE_OVER);
-                    sums[way] += load.watch(way, length)?.per_second;
-                }
-                Ok(sums.map(|sum| sum / 2.0))
+                    Ok(load.watch(way, length)?.per_second)
+                })
             })
-            .collect()
+        })
+        .collect()
+}
+
+/// One address in two states, in the order ABBA. The connections stay the same, so nothing differs but the state.
+pub fn toggle(
+    row: Row,
+    client: &Host,
+    to: SocketAddr,
+    length: Duration,
+    times: usize,
+    mut switch: impl FnMut(usize) -> Result<()> + Send,
+) -> Result<Vec<[f64; 2]>> {
+    with_load(row, client, &[to], |load| {
+        let pair = |_| {
+            in_turn(|state| {
+                switch(state)?;
+                std::thread::sleep(CHANGE_OVER);
+                Ok(load.watch(0, length)?.per_second)
+            })
+        };
+        (0..times).map(pair).collect()
     })
+}
+
+fn in_turn(mut measure: impl FnMut(usize) -> Result<f64>) -> Result<[f64; 2]> {
+    let mut sums = [0.0; 2];
+    for one in [0, 1, 1, 0] {
+        sums[one] += measure(one)?;
+    }
+    Ok(sums.map(|sum| sum / 2.0))
 }
 
 /// What the threads of a load share.

@@ -22,7 +22,7 @@ use super::machine::Machine;
 use super::{Output, driver, prepare};
 use crate::setup::Needs;
 use crate::talk;
-use figures::Figures;
+use figures::{Figures, Versus};
 use load::{Cell, Row};
 use service::Service;
 use way::{Kind, Way};
@@ -35,7 +35,7 @@ const TCP: u16 = 7000;
 const SERVING: usize = 2 * load::THREADS;
 
 /// How long one way is measured with one row in a round, and in a pair of two.
-const ALONE: Duration = Duration::from_secs(2);
+const ALONE: Duration = Duration::from_millis(600);
 const PAIRED: Duration = Duration::from_millis(300);
 
 /// The first proxy's number on the LAN.
@@ -47,10 +47,10 @@ const AGAIN: u8 = 41;
 #[derive(clap::Args)]
 pub struct Args {
     /// How often every way is measured
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// How often shunt and the bare map are then measured against each other, one right after the other; half as often,
-    /// the bare map against another bare map
+    /// How often shunt is then measured against the bare map, and against itself without its guard, one right after the
+    /// other; half as often, the bare map against another bare map, and shunt against itself
     #[arg(long, default_value_t = 20)]
     pairs: usize,
     /// Also draw the figures there, as SVG
@@ -97,12 +97,19 @@ pub fn run(args: &Args) -> Result<()> {
     let of = |kind| ways.iter().find(|way| way.kind == kind).context("a way is missing");
     let bare = of(Kind::BareMap)?;
     talk::step(&format!("shunt-nft against the bare map, {} pairs a row", args.pairs), || {
-        play_pairs(of(Kind::Shunt)?, bare, args.pairs, &client, &mut figures)
+        play_pairs(of(Kind::Shunt)?, bare, Versus::BareMap, args.pairs, &client, &mut figures)
     })?;
     // What a difference means is only known beside the difference between equals.
     let again = Way::open(Kind::BareMap, AGAIN, &lan, &client, server.host(), &driver)?;
     talk::step(&format!("the bare map against another one, {} pairs a row", args.pairs / 2), || {
-        play_pairs(&again, bare, args.pairs / 2, &client, &mut figures)
+        play_pairs(&again, bare, Versus::AnotherBareMap, args.pairs / 2, &client, &mut figures)
+    })?;
+    let shunt = ways.iter_mut().find(|way| way.kind == Kind::Shunt).context("a way is missing")?;
+    talk::step(&format!("shunt-nft with its guard and without, {} pairs a row", args.pairs), || {
+        play_guard(shunt, true, args.pairs, &client, &mut figures)
+    })?;
+    talk::step(&format!("shunt-nft against itself, {} pairs a row", args.pairs / 2), || {
+        play_guard(shunt, false, args.pairs / 2, &client, &mut figures)
     })?;
     drop(service);
 
@@ -136,13 +143,32 @@ fn play_round(ways: &[Way], round: usize, client: &Host, figures: &mut Figures) 
 }
 
 /// Two ways that differ by little are told apart only by taking them right after each other, often.
-fn play_pairs(way: &Way, bare: &Way, pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
+fn play_pairs(way: &Way, bare: &Way, versus: Versus, pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
     for row in Row::ALL {
         let both = [way.to(row), bare.to(row)];
         let pairs =
             load::compare(row, client, both, PAIRED, pairs).with_context(|| format!("{} in turn", row.title()))?;
         for pair in pairs {
-            figures.add_pair(way.kind, row, pair);
+            figures.add_pair(versus, row, pair);
+        }
+    }
+    Ok(())
+}
+
+/// The same connections through the same host, with the guard's chains and without: what is left is the bare map. Or
+/// twice with them, to know what such a measurement can tell apart.
+fn play_guard(shunt: &mut Way, toggled: bool, pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
+    for row in Row::ALL {
+        let to = shunt.to(row);
+        let measured = load::toggle(row, client, to, PAIRED, pairs, |state| match state {
+            0 => shunt.guard(),
+            _ if toggled => shunt.unguard(),
+            _ => Ok(()),
+        });
+        shunt.guard()?;
+        let versus = if toggled { Versus::WithoutGuard } else { Versus::Itself };
+        for pair in measured.with_context(|| format!("{} with the guard and without", row.title()))? {
+            figures.add_pair(versus, row, pair);
         }
     }
     Ok(())

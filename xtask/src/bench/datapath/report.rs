@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::figures::Figures;
+use super::figures::{Figures, Versus};
 use super::load::{Row, THREADS};
 use super::way::{Kind, Way};
 use crate::bench::machine::Machine;
@@ -28,8 +28,13 @@ impl Report<'_> {
             let figure = self.figures.of(kind, row)?;
             Some(format!("{:.1}  {:>5.1}", figure.cpu_us, figure.added_cpu_us))
         });
-        self.ratios(Kind::Shunt, "shunt-nft / bare nft map, one right after the other (promised: 0.97 at least)");
-        self.ratios(Kind::BareMap, "the same for one bare nft map and another: what such a measurement can tell apart");
+        self.ratios(
+            Versus::WithoutGuard,
+            "shunt-nft / the same without its guard, which is the bare map, on the same connections (promised: 0.97 at least)",
+        );
+        self.ratios(Versus::Itself, "the same for shunt-nft and itself: what such a measurement can tell apart");
+        self.ratios(Versus::BareMap, "shunt-nft / bare nft map on a host of its own, with other connections each time");
+        self.ratios(Versus::AnotherBareMap, "the same for one bare nft map and another");
         self.against_haproxy();
         println!(
             "\n  direct goes over the same LAN without a proxy. Every other way has a proxy host of its own, all made alike.\n  \
@@ -57,20 +62,20 @@ impl Report<'_> {
         }
     }
 
-    fn ratios(&self, kind: Kind, title: &str) {
+    fn ratios(&self, versus: Versus, title: &str) {
         println!("\n  {title}");
         println!("  {:<28}{:>18}{:>12}{:>24}", "", "ratio of medians", "median", "middle half of pairs");
         for row in Row::ALL {
-            if let Some(ratio) = self.figures.ratio(kind, row) {
+            if let Some(ratio) = self.figures.ratio(versus, row) {
                 let ([low, high], of_medians, median) = (ratio.quartiles, ratio.of_medians, ratio.median);
                 println!("  {:<28}{of_medians:>18.3}{median:>12.3}{low:>15.3} to {high:.3}", row.title());
             }
         }
     }
 
-    fn ratios_json(&self, kind: Kind) -> Value {
+    fn ratios_json(&self, versus: Versus) -> Value {
         let each = Row::ALL.into_iter().filter_map(|row| {
-            let ratio = self.figures.ratio(kind, row)?;
+            let ratio = self.figures.ratio(versus, row)?;
             let value = json!({
                 "ratio_of_medians": ratio.of_medians,
                 "median_of_pairs": ratio.median,
@@ -119,8 +124,10 @@ impl Report<'_> {
             "servers": self.servers,
             "connections": THREADS,
             "ways": self.ways.iter().map(way).collect::<Vec<_>>(),
-            "shunt_to_bare_map": self.ratios_json(Kind::Shunt),
-            "bare_map_to_another": self.ratios_json(Kind::BareMap),
+            "shunt_to_itself_without_guard": self.ratios_json(Versus::WithoutGuard),
+            "shunt_to_itself": self.ratios_json(Versus::Itself),
+            "shunt_to_bare_map": self.ratios_json(Versus::BareMap),
+            "bare_map_to_another": self.ratios_json(Versus::AnotherBareMap),
             "left_out": skipped,
         })
     }

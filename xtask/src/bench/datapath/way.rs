@@ -75,14 +75,14 @@ pub struct Way {
     /// Where its clients connect.
     address: IpAddr,
     // Fields drop in order: what runs on the host ends before it.
-    _running: Running,
-    _host: Option<Host>,
+    running: Running,
+    host: Option<Host>,
 }
 
 /// What a way needs while it is used.
 #[derive(Default)]
 struct Running {
-    _driver: Option<Driver>,
+    driver: Option<Driver>,
     _process: Option<Process>,
     _dir: Option<Dir>,
 }
@@ -91,7 +91,7 @@ impl Way {
     /// Sets it up; an error is the reason why there is none.
     pub fn open(kind: Kind, number: u8, lan: &Lan, client: &Host, server: &Host, driver: &Path) -> Result<Self> {
         let way = if kind == Kind::Direct {
-            Self { kind, version: None, address: server.v4(), _running: Running::default(), _host: None }
+            Self { kind, version: None, address: server.v4(), running: Running::default(), host: None }
         } else {
             let host = lan.host(kind.key(), number)?;
             ready_for_many(&host)?;
@@ -102,7 +102,7 @@ impl Way {
             if matches!(kind, Kind::Iptables | Kind::BareMap | Kind::Shunt) {
                 forget_closed_soon(&host)?;
             }
-            Self { kind, version, address: host.v4(), _running: running, _host: Some(host) }
+            Self { kind, version, address: host.v4(), running, host: Some(host) }
         };
         let to = |row| way.to(row);
         eventually(&format!("a way through {}", kind.title()), START, || {
@@ -116,6 +116,18 @@ impl Way {
             Ok(Some(()))
         })?;
         Ok(way)
+    }
+
+    /// Takes the chains away that shunt's table has beside those for NAT.
+    pub fn unguard(&self) -> Result<()> {
+        let chains = ["early", "input", "forward", "output"];
+        let taken = chains.map(|chain| format!("flush chain inet shunt {chain}; delete chain inet shunt {chain}\n"));
+        self.host.as_ref().context("there is nothing to guard")?.ns().nft(&taken.concat())
+    }
+
+    /// Has the datapath put back what is missing.
+    pub fn guard(&mut self) -> Result<()> {
+        self.running.driver.as_mut().context("there is nobody to guard")?.repair()
     }
 
     /// Where an operation's connections go.
@@ -161,7 +173,7 @@ fn lead(kind: Kind, host: &Host, server: &Host, driver: &Path) -> Result<Running
         Kind::Shunt => {
             let mut driver = Driver::start(driver, host)?;
             driver.lead(&[MYSQL, TCP].map(|port| (host.at(port), server.at(port))))?;
-            return Ok(Running { _driver: Some(driver), ..Running::default() });
+            return Ok(Running { driver: Some(driver), ..Running::default() });
         }
         Kind::Rival(rival) => return start(rival, host, server),
     }
@@ -184,7 +196,7 @@ fn start(rival: Rival, host: &Host, server: &Host) -> Result<Running> {
     netns::enter_before_exec(&mut command, host.ns().path())?;
     let log = dir.path().join("output");
     let process = Process::spawn(rival.title(), command, Some(&log))?;
-    Ok(Running { _process: Some(process), _dir: Some(dir), _driver: None })
+    Ok(Running { _process: Some(process), _dir: Some(dir), driver: None })
 }
 
 /// Thousands of connections a second must not run out of ports: one that was closed is free again after a second.
