@@ -160,10 +160,15 @@ fn play_pairs(way: &Way, bare: &Way, versus: Versus, pairs: usize, client: &Host
 fn play_guard(shunt: &mut Way, toggled: bool, pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
     for row in Row::ALL {
         let to = shunt.to(row);
-        let measured = load::toggle(row, client, to, PAIRED, pairs, |state| match state {
-            0 => shunt.guard(),
-            _ if toggled => shunt.unguard(),
-            _ => Ok(()),
+        let mut is_guarded = true;
+        let measured = load::toggle(row, client, to, PAIRED, pairs, |state| {
+            let guarded = state == 0 || !toggled;
+            if guarded != is_guarded {
+                let switched = if guarded { shunt.guard() } else { shunt.unguard() };
+                switched?;
+                is_guarded = guarded;
+            }
+            Ok(())
         });
         shunt.guard()?;
         let versus = if toggled { Versus::WithoutGuard } else { Versus::Itself };
