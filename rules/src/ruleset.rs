@@ -224,6 +224,10 @@ fn fence(groups: Groups) -> Vec<Rule> {
         [original(family), vec![lookup]].concat()
     };
 
+    // First, for what begins well has nothing more to be asked.
+    for family in Family::BOTH {
+        rule("new and live", &[state(STATE_NEW), pure_syn(), live(family), vec![Expr::Goto(ADMIT)]]);
+    }
     // Its client has closed that flow and uses the port again. The SYN is put back and finds the new way once the old
     // entry is gone; the severing thread learns from it that the client's end is closed.
     let told_and_replayed = [vec![Expr::Copy { group: groups.resets }], replayed()].concat();
@@ -239,9 +243,6 @@ fn fence(groups: Groups) -> Vec<Rule> {
     rule("mid-stream, without a flow", &[not_a_pure_syn(), told()]);
     for family in Family::BOTH {
         rule("from a source that is not allowed", &[not_allowed(family), refused(family, Reason::NotAllowed), reset()]);
-    }
-    for family in Family::BOTH {
-        rule("live", &[live(family), vec![Expr::Goto(ADMIT)]]);
     }
     // The SYN is put back, and finds the new way.
     rule(
@@ -264,10 +265,14 @@ fn fence(groups: Groups) -> Vec<Rule> {
     rules
 }
 
-/// A new connection to a live backend: are there too many already?
+/// A new connection to a live backend: may its source connect, and are there too many already?
 fn admit(layout: &Layout) -> Vec<Rule> {
     let mut rules = Vec::new();
     let reset = || vec![Expr::Counter, Expr::Reset];
+    for family in Family::BOTH {
+        let exprs = [not_allowed(family), refused(family, Reason::NotAllowed), reset()].concat();
+        rules.push(Rule { comment: "from a source that is not allowed", exprs });
+    }
     for family in Family::BOTH {
         let mut exprs = original(family);
         // The element counts, and matches when there are more than it allows.

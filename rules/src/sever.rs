@@ -94,17 +94,20 @@ impl Severer {
     /// before would live on; their ends are told all the same.
     pub fn make_way(&self, pairs: &[Pair]) -> io::Result<()> {
         let (done, answer) = mpsc::sync_channel(1);
-        {
+        let returning: Vec<Pair> = {
             let mut state = self.shared.lock();
-            let returning: Vec<_> =
-                pairs.iter().filter(|pair| state.severing.remove(pair).is_some()).copied().collect();
+            let returning: Vec<_> = pairs.iter().filter(|pair| state.severing.contains_key(pair)).copied().collect();
             if returning.is_empty() {
                 return Ok(());
             }
-            state.orders.push(Order::Return { pairs: returning, done });
-        }
+            state.orders.push(Order::Return { pairs: returning.clone(), done });
+            returning
+        };
         self.shared.wake();
-        answer.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that ends flows is gone")))
+        answer.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that ends flows is gone")))?;
+        let mut state = self.shared.lock();
+        state.severing.retain(|pair, _| !returning.contains(pair));
+        Ok(())
     }
 
     /// These flows of a pair that is live, whose entries are deleted, end at both ends.

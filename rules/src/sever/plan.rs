@@ -126,19 +126,22 @@ impl Plan {
         self.pairs.get(pair).and_then(|job| self.jobs.get(job)).is_none_or(|job| job.looks > 0)
     }
 
-    /// The pair passes again: the entries that must go before it does. Their flows are told all the same.
-    pub fn returns(&mut self, pair: Pair) -> Vec<Entry> {
-        let Some(number) = self.pairs.remove(&pair) else { return Vec::new() };
+    /// The entries that must go before the pair passes again.
+    pub fn entries_of(&self, pair: &Pair) -> Vec<Entry> {
+        let job = self.pairs.get(pair);
+        let of_job = self.targets.values().filter(|target| Some(&target.job) == job && !target.without_entry);
+        of_job.map(|target| target.entry).collect()
+    }
+
+    /// The pair is about to pass again and its entries are gone. Its flows are told all the same.
+    pub fn returns(&mut self, pair: Pair) {
+        let Some(number) = self.pairs.remove(&pair) else { return };
         if let Some(job) = self.jobs.get_mut(&number) {
             (job.looks, job.order) = (LOOKS.len(), None);
         }
-        let of_job = self.targets.values_mut().filter(|target| target.job == number && !target.without_entry);
-        of_job
-            .map(|target| {
-                target.without_entry = true;
-                target.entry
-            })
-            .collect()
+        for target in self.targets.values_mut().filter(|target| target.job == number) {
+            target.without_entry = true;
+        }
     }
 
     /// Pairs to look for now.

@@ -135,7 +135,8 @@ fn when_a_pair_returns_its_entries_go_first_and_its_flows_are_told_all_the_same(
     assert!(plan.has_looked_for(&pair()));
     answer(&mut plan, 1, now);
     assert_eq!(plan.take_done().len(), 1);
-    assert_eq!(plan.returns(pair()).iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
+    assert_eq!(plan.entries_of(&pair()).iter().map(|entry| entry.id).collect::<Vec<_>>(), [2]);
+    plan.returns(pair());
     assert!(plan.looks_due(now + ms(1000)).is_empty(), "what is found from now on is of the new time");
     assert_eq!(plan.questions_due(now).len(), 2);
     answer(&mut plan, 2, now);

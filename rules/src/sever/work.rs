@@ -69,7 +69,7 @@ impl Worker {
                 Order::Pair { pair, number, since } => self.plan.pair(pair, number, since),
                 Order::Flows { pair, entries, since } => self.plan.flows(pair, entries, since),
                 // Whoever asked may be gone.
-                Order::Return { pairs, done } => drop(done.send(self.make_way(pairs))),
+                Order::Return { pairs, done } => drop(done.send(self.make_way(&pairs))),
             }
         }
         !stop
@@ -77,14 +77,18 @@ impl Worker {
 
     /// Deletes the entries of these pairs, as far as the first look has found them. What was confirmed later had hardly
     /// begun and, the pair being live again, may go on.
-    fn make_way(&mut self, pairs: Vec<Pair>) -> io::Result<()> {
+    fn make_way(&mut self, pairs: &[Pair]) -> io::Result<()> {
         let unseen: BTreeSet<_> = pairs.iter().filter(|pair| !self.plan.has_looked_for(pair)).copied().collect();
         if !unseen.is_empty() {
             let entries = self.conntrack.find(&unseen)?;
             self.plan.found(entries, Instant::now());
         }
-        let entries = pairs.into_iter().flat_map(|pair| self.plan.returns(pair)).collect::<Vec<_>>();
-        self.conntrack.delete(&entries).map(drop)
+        let entries: Vec<_> = pairs.iter().flat_map(|pair| self.plan.entries_of(pair)).collect();
+        self.conntrack.delete(&entries)?;
+        for pair in pairs {
+            self.plan.returns(*pair);
+        }
+        Ok(())
     }
 
     fn look(&mut self) {
