@@ -277,6 +277,17 @@ impl Datapath for NftDatapath {
         Ok(restored.drift)
     }
 
+    fn upkeep(&mut self) -> Result<(), DatapathError> {
+        let now = Instant::now();
+        let plan = self.state.end_drains(now);
+        if plan.changed > 0 && self.presence == Presence::Current {
+            self.commit_plan(&plan, now)?;
+            self.verified = None;
+            self.take(plan);
+        }
+        Ok(())
+    }
+
     fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
         let now = Instant::now();
         if !self.lapsed.is_empty() {

@@ -8,15 +8,11 @@
 
 mod room;
 
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use shunt_core::datapath::DatapathError;
 
 use crate::element::Pair;
@@ -25,6 +21,7 @@ use crate::packet::Segment;
 use crate::raw::Raw;
 use crate::schema::Groups;
 use crate::transaction::kernel;
+use crate::wake::Wake;
 use room::Room;
 
 pub struct Hold {
@@ -34,7 +31,7 @@ pub struct Hold {
 
 struct Shared {
     state: Mutex<State>,
-    wake: EventFd,
+    wake: Wake,
 }
 
 #[derive(Default)]
@@ -50,8 +47,7 @@ impl Hold {
     pub fn start(groups: Groups) -> Result<Self, DatapathError> {
         let copies = Copies::subscribe(groups.syns)?;
         let raw = Raw::open(None)?;
-        let wake = EventFd::new().map_err(|error| kernel("make an eventfd")(error.into()))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("shunt-hold".to_owned())
@@ -70,7 +66,7 @@ impl Hold {
             state.room.hold(*listener, *until);
         }
         drop(state);
-        self.shared.wake();
+        self.shared.wake.wake();
     }
 
     /// These pairs may pass no more. To be called before the kernel ceases to let them.
@@ -86,14 +82,14 @@ impl Hold {
             return;
         }
         self.shared.lock().released.extend(listeners);
-        self.shared.wake();
+        self.shared.wake.wake();
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
-        self.shared.wake();
+        self.shared.wake.wake();
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported already, and there is nobody to hand it on to.
             let _ = thread.join();
@@ -105,12 +101,6 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in the critical sections can leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self) {
-        if let Err(error) = self.wake.write(1) {
-            tracing::error!(error = %io::Error::from(error), "the thread that holds connections could not be woken");
-        }
     }
 
     fn run(&self, mut copies: Copies, raw: &Raw) {
@@ -131,7 +121,7 @@ impl Shared {
                 (syns, state.room.next_deadline())
             };
             put_back(raw, syns);
-            self.wait(&copies, deadline);
+            self.wake.wait(&copies, deadline);
         }
     }
 
@@ -147,34 +137,23 @@ impl Shared {
             tracing::warn!(%error, "cannot read the SYNs of held connections");
         }
     }
-
-    fn wait(&self, copies: &Copies, deadline: Option<Instant>) {
-        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX)
-        });
-        let mut ready =
-            [PollFd::new(copies.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        if let Err(error) = poll(&mut ready, timeout)
-            && error != nix::errno::Errno::EINTR
-        {
-            tracing::error!(error = %io::Error::from(error), "the thread that holds connections cannot wait");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        if ready[1].any() == Some(true)
-            && let Err(error) = self.wake.read()
-        {
-            tracing::debug!(error = %io::Error::from(error), "nothing to read from an eventfd");
-        }
-    }
 }
+
+/// SYNs that go back at once, before the next ones: a server's queue of connections to accept is not endless.
+const BURST: usize = 64;
+const BETWEEN_BURSTS: Duration = Duration::from_micros(500);
 
 fn put_back(raw: &Raw, syns: Vec<Segment>) {
     let total = syns.len();
     let mut failure = None;
-    for syn in syns {
-        if let Err(error) = raw.send(syn) {
-            failure = Some(error);
+    for (number, syn) in (1..).zip(syns) {
+        match raw.send(syn) {
+            // EPERM: our own fence refuses it, and its client is told.
+            Err(error) if error.raw_os_error() != Some(libc::EPERM) => failure = Some(error),
+            Ok(()) | Err(_) => {}
+        }
+        if number % BURST == 0 {
+            std::thread::sleep(BETWEEN_BURSTS);
         }
     }
     match failure {

@@ -10,12 +10,14 @@
 //! - `netlink`: the edge, and all unsafe code.
 //! - `conntrack`: flows, counted and deleted; `meter` tells of them.
 //! - `sever`, `hold`: threads that end flows at both ends, and put the SYNs of held connections back.
-//! - `packet`, `raw`, `nflog`: packets as bytes, on their way into the kernel and copied out of it.
+//! - `packet`, `raw`, `nflog`, `wake`: packets as bytes, on their way into the kernel and copied out of it; waiting for
+//!   these copies.
 
 mod conntrack;
 mod datapath;
 mod drift;
 mod element;
+mod foreign;
 mod hold;
 mod meter;
 mod netlink;
@@ -31,7 +33,9 @@ mod sever;
 mod state;
 mod tlv;
 mod transaction;
+mod wake;
 
 pub use datapath::{NftDatapath, Options};
+pub use foreign::{ForeignNat, foreign_nat};
 pub use notices::Notices;
-pub use preflight::{ForeignNat, foreign_nat, scratch_transaction};
+pub use preflight::scratch_transaction;

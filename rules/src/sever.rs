@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use nix::sys::eventfd::EventFd;
 use shunt_core::datapath::{DatapathError, Severed};
 
 use crate::conntrack::Conntrack;
@@ -30,6 +29,7 @@ use crate::nflog::Copies;
 use crate::raw::Raw;
 use crate::schema::{Groups, TICKLE_MARK};
 use crate::transaction::kernel;
+use crate::wake::Wake;
 
 pub struct Severer {
     shared: Arc<Shared>,
@@ -38,7 +38,7 @@ pub struct Severer {
 
 struct Shared {
     state: Mutex<State>,
-    wake: EventFd,
+    wake: Wake,
 }
 
 #[derive(Default)]
@@ -66,8 +66,7 @@ impl Severer {
         let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
         let copies = Copies::subscribe(groups.resets)?;
         let raw = Raw::open(Some(TICKLE_MARK))?;
-        let wake = EventFd::new().map_err(|error| kernel("make an eventfd")(error.into()))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
         let worker = work::Worker::new(Arc::clone(&shared), conntrack, copies, raw);
         let thread = std::thread::Builder::new()
             .name("shunt-sever".to_owned())
@@ -87,7 +86,7 @@ impl Severer {
             state.orders.push(Order::Pair { pair, number, since });
         }
         drop(state);
-        self.shared.wake();
+        self.shared.wake.wake();
     }
 
     /// These pairs are about to pass again. Of those that are being severed the entries go first, or flows of the time
@@ -103,7 +102,7 @@ impl Severer {
             state.orders.push(Order::Return { pairs: returning.clone(), done });
             returning
         };
-        self.shared.wake();
+        self.shared.wake.wake();
         answer.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that ends flows is gone")))?;
         let mut state = self.shared.lock();
         state.severing.retain(|pair, _| !returning.contains(pair));
@@ -113,7 +112,7 @@ impl Severer {
     /// These flows of a pair that is live, whose entries are deleted, end at both ends.
     pub fn finish_without_entries(&self, pair: Pair, entries: Vec<Entry>) {
         self.shared.lock().orders.push(Order::Flows { pair, entries, since: Instant::now() });
-        self.shared.wake();
+        self.shared.wake.wake();
     }
 
     /// What was finished since this was last asked.
@@ -125,7 +124,7 @@ impl Severer {
 impl Drop for Severer {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
-        self.shared.wake();
+        self.shared.wake.wake();
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported already, and there is nobody to hand it on to.
             let _ = thread.join();
@@ -137,11 +136,5 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in the critical sections can leave the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self) {
-        if let Err(error) = self.wake.write(1) {
-            tracing::error!(error = %io::Error::from(error), "the thread that ends flows could not be woken");
-        }
     }
 }

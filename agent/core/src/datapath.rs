@@ -23,6 +23,10 @@ pub trait Datapath: Send {
     /// Returns what was amiss; empty when all was well.
     fn reconcile(&mut self) -> Result<Vec<Drift>, DatapathError>;
 
+    /// Ends the flows of drains whose time is over. The kernel has stopped them by then; this tells those that say nothing.
+    /// Costs next to nothing when there are none.
+    fn upkeep(&mut self) -> Result<(), DatapathError>;
+
     /// Renews the leases of all listeners that have one. A lease that has run out is not renewed: its listener is fenced
     /// from then on and is returned, once, for somebody to decide about it anew.
     fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError>;

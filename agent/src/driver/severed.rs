@@ -8,7 +8,7 @@ use shunt_core::datapath::Severed;
 
 use super::agent::Agent;
 
-/// History may be told of a severing so much later.
+/// History may be told of a severing so much later, and an idle connection of the end of its drain.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Starts the task that collects.
@@ -18,7 +18,12 @@ pub(super) fn start(agent: Arc<Agent>) {
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
-            let Ok(finished) = agent.shared.datapath.run(|datapath| datapath.severed()).await else { return };
+            let looked = agent.shared.datapath.run(|datapath| (datapath.upkeep(), datapath.severed())).await;
+            let Ok((upkeep, finished)) = looked else { return };
+            if let Err(error) = upkeep {
+                // The comparison with the kernel, which comes soon, says what is amiss.
+                tracing::warn!(error = super::error_chain(&error), "drains that are over could not be ended");
+            }
             for severed in finished.iter().filter(|severed| severed.flows > 0) {
                 agent.shared.counters.severed(severed.flows, severed.took);
                 agent.shared.journal.record(agent.cluster_of(severed.listener).as_ref(), entry(severed));

@@ -65,10 +65,10 @@ impl Entry {
         Flow { client: self.original.source, listener: self.original.destination }
     }
 
-    /// Whether the flow has come so far that its ends believe in it, and conntrack has not seen both of them close it.
+    /// Whether an end may believe in the flow: it has begun, and conntrack has not seen both ends close it.
     pub fn is_open(&self) -> bool {
-        // linux/netfilter/nf_conntrack_tcp.h: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK
-        self.tcp_state.is_some_and(|state| (2..=6).contains(&state))
+        // linux/netfilter/nf_conntrack_tcp.h: SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK
+        self.tcp_state.is_some_and(|state| (1..=6).contains(&state))
     }
 
     /// Whether the client's side of the handshake was seen to end: it knows that it is connected.

@@ -13,12 +13,17 @@ use crate::packet::Segment;
 /// it: its own next SYN opens the connection.
 const CAPACITY: usize = 16_384;
 
+/// Of these, at most so many for one listener: a flood on one of them shall not take the room of all.
+const SHARE: usize = CAPACITY / 4;
+
 /// A SYN that was overtaken by a change is put back at once, but not for ever: so often within so long.
 const REPEATS: u8 = 3;
 const REPEATED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A packet is through the chains in far less.
 const OVERTAKEN_WITHIN: Duration = Duration::from_secs(1);
+
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
 /// A SYN that was mapped to a backend that left goes back so much later: there may be a conntrack entry for it, which the
 /// severing thread is about to delete, and which would lead it to the old backend again.
@@ -33,8 +38,12 @@ pub struct Room {
     held: BTreeMap<SocketAddr, Instant>,
     /// By listener and client, with the order in which clients came.
     waiting: BTreeMap<(SocketAddr, SocketAddr), (u64, Segment)>,
+    /// How many wait for each listener.
+    shares: BTreeMap<SocketAddr, usize>,
     arrivals: u64,
     repeated: HashMap<Tuple, (u8, Instant)>,
+    /// When those that are long past were last taken out.
+    pruned: Option<Instant>,
     /// Pairs that have just ended: a SYN to such a backend was mapped before that and came to the guard after it.
     left: Vec<(Pair, Instant)>,
     /// SYNs to be put back a little later.
@@ -59,12 +68,19 @@ impl Room {
             if let Some((_, waiting)) = self.waiting.get_mut(&place) {
                 *waiting = syn;
             } else if self.waiting.len() < CAPACITY {
-                self.arrivals += 1;
-                self.waiting.insert(place, (self.arrivals, syn));
+                let share = self.shares.entry(listener).or_default();
+                if *share < SHARE {
+                    *share += 1;
+                    self.arrivals += 1;
+                    self.waiting.insert(place, (self.arrivals, syn));
+                }
             }
             return;
         }
-        self.repeated.retain(|_, (_, first)| now.saturating_duration_since(*first) < REPEATED_WITHIN);
+        if self.pruned.is_none_or(|when| now.saturating_duration_since(when) >= PRUNE_EVERY) {
+            self.pruned = Some(now);
+            self.repeated.retain(|_, (_, first)| now.saturating_duration_since(*first) < REPEATED_WITHIN);
+        }
         if self.repeated.len() >= CAPACITY {
             return;
         }
@@ -101,6 +117,7 @@ impl Room {
     /// The listener holds no longer: its SYNs, in the order in which their clients came.
     pub fn release(&mut self, listener: SocketAddr) -> Vec<Segment> {
         self.held.remove(&listener);
+        self.shares.remove(&listener);
         let places: Vec<_> = self
             .waiting
             .keys()
@@ -194,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_takes_no_more_room_than_there_is_and_drives_nobody_out() {
+    fn a_flood_takes_no_more_than_its_listeners_share_and_drives_nobody_out() {
         let (mut room, now) = (Room::default(), Instant::now());
         room.hold(at("10.0.0.2:1"), now + Duration::from_secs(30));
         room.came(syn(flow(1, 7)), now);
@@ -204,7 +221,7 @@ mod tests {
             room.came(syn(flow), now);
         }
         let released = room.release(at("10.0.0.2:1"));
-        assert_eq!(released.len(), CAPACITY);
+        assert_eq!(released.len(), SHARE, "there is room left for others");
         assert_eq!(clients(&released[..1]), [7]);
     }
 

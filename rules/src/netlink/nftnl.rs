@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 
 use nftnl_sys as sys;
 
+pub use self::rule::Expression;
 pub use self::set::{Definition, Found, elements};
 use crate::{ruleset, schema};
 

@@ -72,6 +72,8 @@ struct Job {
     since: Instant,
     /// Its number when it was ordered; `None`: single flows.
     order: Option<u64>,
+    /// When the first look was due, and how many there were.
+    looking: Instant,
     looks: usize,
     /// When the first round of questions was due, and how many have been asked.
     asking: Instant,
@@ -106,13 +108,13 @@ pub struct Finished {
 impl Plan {
     /// A pair passes no more: look for its flows.
     pub fn pair(&mut self, pair: Pair, order: u64, since: Instant) {
-        let job = self.job(pair, Some(order), since);
-        if let Some(former) = self.pairs.insert(pair, job)
-            && let Some(former) = self.jobs.get_mut(&former)
-        {
-            // The new one looks for whatever there is.
-            former.looks = LOOKS.len();
+        // Dead already: what it had is still being told.
+        if let Some(job) = self.pairs.get(&pair).and_then(|job| self.jobs.get_mut(job)) {
+            (job.order, job.looks, job.looking) = (Some(order), 0, since);
+            return;
         }
+        let job = self.job(pair, Some(order), since);
+        self.pairs.insert(pair, job);
     }
 
     /// Flows of a pair that passes; their entries are gone.
@@ -148,12 +150,21 @@ impl Plan {
     pub fn looks_due(&mut self, now: Instant) -> Vec<Pair> {
         let mut due = Vec::new();
         for job in self.jobs.values_mut() {
-            if LOOKS.get(job.looks).is_some_and(|after| job.since + *after <= now) {
+            if LOOKS.get(job.looks).is_some_and(|after| job.looking + *after <= now) {
                 job.looks += 1;
                 due.push(job.pair);
             }
         }
         due
+    }
+
+    /// The look for these pairs could not be had: it is due again.
+    pub fn look_failed<'a>(&mut self, pairs: impl IntoIterator<Item = &'a Pair>) {
+        for pair in pairs {
+            if let Some(job) = self.pairs.get(pair).and_then(|job| self.jobs.get_mut(job)) {
+                job.looks = job.looks.saturating_sub(1);
+            }
+        }
     }
 
     /// What the look for pairs has found.
@@ -173,10 +184,12 @@ impl Plan {
     pub fn questions_due(&mut self, now: Instant) -> Vec<Question> {
         let mut due: BTreeMap<u64, bool> = BTreeMap::new();
         for (number, job) in &mut self.jobs {
-            while ROUNDS.get(job.rounds).is_some_and(|after| job.asking + *after <= now) {
-                job.rounds += 1;
-                due.insert(*number, job.rounds == ROUNDS.len());
-            }
+            let Some(after) = ROUNDS.get(job.rounds).filter(|after| job.asking + **after <= now) else { continue };
+            // A round that comes late, because there was much to do or nobody to do it, makes all later ones late: an end
+            // is given up only after it had all its time to answer.
+            job.asking = now.checked_sub(*after).unwrap_or(now);
+            job.rounds += 1;
+            due.insert(*number, job.rounds == ROUNDS.len());
         }
         if due.is_empty() {
             return Vec::new();
@@ -266,7 +279,7 @@ impl Plan {
     /// When there is something to do again; `None`: not before the next order.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadline = |job: &Job| {
-            let look = LOOKS.get(job.looks).map(|after| job.since + *after);
+            let look = LOOKS.get(job.looks).map(|after| job.looking + *after);
             let round = ROUNDS.get(job.rounds).filter(|_| job.open > 0).map(|after| job.asking + *after);
             [look, round].into_iter().flatten().min()
         };
@@ -280,6 +293,7 @@ impl Plan {
             pair,
             since,
             order,
+            looking: since,
             looks,
             asking: since,
             rounds: 0,

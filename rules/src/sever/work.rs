@@ -4,11 +4,8 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::plan::{Plan, Question, Sign};
 use super::{Order, Shared};
@@ -46,14 +43,16 @@ impl Worker {
             self.look();
             self.delete();
             let now = Instant::now();
-            let due = self.plan.questions_due(now);
-            self.questions.extend(due);
+            // The answers to what was asked come first.
+            if self.questions.is_empty() {
+                self.questions.extend(self.plan.questions_due(now));
+            }
             self.ask();
             self.listen();
             self.delete();
             self.report();
             if self.questions.is_empty() {
-                self.wait();
+                self.shared.wake.wait(&self.copies, self.plan.next_deadline());
             }
         }
     }
@@ -98,9 +97,10 @@ impl Worker {
         }
         match self.conntrack.find(&due) {
             Ok(entries) => self.plan.found(entries, Instant::now()),
-            // There are further looks; the guard ends in any case whoever says something.
+            // The guard ends in any case whoever says something.
             Err(error) => {
                 tracing::warn!(%error, "cannot look for the flows that are to end");
+                self.plan.look_failed(&due);
                 std::thread::sleep(RETRY);
             }
         }
@@ -163,30 +163,6 @@ impl Worker {
             if job.severed.flows > 0 {
                 state.finished.push(job.severed);
             }
-        }
-    }
-
-    fn wait(&mut self) {
-        let deadline = self.plan.next_deadline();
-        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX)
-        });
-        let mut ready = [
-            PollFd::new(self.copies.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut ready, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => {
-                tracing::error!(error = %io::Error::from(error), "the thread that ends flows cannot wait");
-                std::thread::sleep(RETRY);
-            }
-        }
-        if ready[1].any() == Some(true)
-            && let Err(error) = self.shared.wake.read()
-        {
-            tracing::debug!(error = %io::Error::from(error), "nothing to read from an eventfd");
         }
     }
 }

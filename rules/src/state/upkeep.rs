@@ -31,6 +31,12 @@ impl State {
         (removed.collect(), kept.collect())
     }
 
+    /// Takes out drains that are over, and nothing whose end conntrack would have to tell.
+    pub fn end_drains(&self, now: Instant) -> Plan {
+        let (listeners, pairs) = self.awaited();
+        self.upkeep(&Remaining { listeners, pairs }, now)
+    }
+
     /// Takes out what is over. Pairs whose drain has ended are among the plan's dead.
     pub fn upkeep(&self, remaining: &Remaining, now: Instant) -> Plan {
         let mut after: BTreeMap<SocketAddr, Option<Listener>> = BTreeMap::new();

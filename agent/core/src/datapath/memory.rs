@@ -246,6 +246,11 @@ impl Datapath for Memory {
         Ok(Vec::new())
     }
 
+    fn upkeep(&mut self) -> Result<(), DatapathError> {
+        self.sever_what_is_not_live();
+        Ok(())
+    }
+
     fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
         let now = self.now;
         let mut lapsed = Vec::new();

@@ -1,0 +1,58 @@
+//! What a thread that listens to copies of packets waits for: a copy, a deadline, or to be woken.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use shunt_core::datapath::DatapathError;
+
+use crate::nflog::Copies;
+use crate::transaction::kernel;
+
+/// poll(2) counts whole milliseconds.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What can only fail if something is very wrong is tried again after this.
+const RETRY: Duration = Duration::from_millis(100);
+
+pub struct Wake {
+    event: EventFd,
+}
+
+impl Wake {
+    pub fn new() -> Result<Self, DatapathError> {
+        let event = EventFd::new().map_err(|error| kernel("make an eventfd")(error.into()))?;
+        Ok(Self { event })
+    }
+
+    /// Ends the wait, or the next one.
+    pub fn wake(&self) {
+        if let Err(error) = self.event.write(1) {
+            tracing::error!(error = %io::Error::from(error), "a thread of the datapath could not be woken");
+        }
+    }
+
+    /// Returns when there are copies to read, when the deadline is over, or when woken.
+    pub fn wait(&self, copies: &Copies, deadline: Option<Instant>) {
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()) + TICK;
+            PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX)
+        });
+        let mut ready =
+            [PollFd::new(copies.as_fd(), PollFlags::POLLIN), PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        if let Err(error) = poll(&mut ready, timeout)
+            && error != Errno::EINTR
+        {
+            tracing::error!(error = %io::Error::from(error), "a thread of the datapath cannot wait");
+            std::thread::sleep(RETRY);
+        }
+        if ready[1].any() == Some(true)
+            && let Err(error) = self.event.read()
+        {
+            tracing::debug!(error = %io::Error::from(error), "nothing to read from an eventfd");
+        }
+    }
+}
