@@ -116,8 +116,10 @@ impl Shared {
             self.read(&mut copies);
             let (syns, deadline) = {
                 let mut state = self.lock();
-                let mut syns: Vec<_> = released.into_iter().flat_map(|listener| state.room.release(listener)).collect();
-                syns.extend(state.room.due(Instant::now()));
+                let now = Instant::now();
+                let mut syns: Vec<_> =
+                    released.into_iter().flat_map(|listener| state.room.release(listener, now)).collect();
+                syns.extend(state.room.due(now));
                 (syns, state.room.next_deadline())
             };
             put_back(raw, syns);

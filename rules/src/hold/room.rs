@@ -46,6 +46,8 @@ pub struct Room {
     pruned: Option<Instant>,
     /// Pairs that have just ended: a SYN to such a backend was mapped before that and came to the guard after it.
     left: Vec<(Pair, Instant)>,
+    /// Listeners that have just opened.
+    opened: Vec<(SocketAddr, Instant)>,
     /// SYNs to be put back a little later.
     later: Vec<(Instant, Segment)>,
 }
@@ -98,24 +100,29 @@ impl Room {
         self.left.extend(pairs.iter().map(|pair| (*pair, now)));
     }
 
-    /// Whom the client of a SYN dialled. A SYN that was mapped says its backend instead, and which listener that was can
-    /// be told only while one alone has left it.
+    /// Whom the client of a SYN dialled, if the SYN may go back there: a listener that holds, one that has just opened, or
+    /// the one that has just left the backend to which the SYN was mapped. It must be one alone. What is put back to
+    /// anything else would not be guarded.
     fn dialled(&self, destination: SocketAddr, now: Instant) -> Option<SocketAddr> {
-        let left = |(pair, when): &&(Pair, Instant)| {
-            pair.backend == destination && now.saturating_duration_since(*when) < OVERTAKEN_WITHIN
-        };
-        let mut listeners: Vec<_> = self.left.iter().filter(left).map(|(pair, _)| pair.listener).collect();
+        let recent = |when: Instant| now.saturating_duration_since(when) < OVERTAKEN_WITHIN;
+        let just_opened = || self.opened.iter().any(|(listener, when)| *listener == destination && recent(*when));
+        if self.held.contains_key(&destination) || just_opened() {
+            return Some(destination);
+        }
+        let left = self.left.iter().filter(|(pair, when)| pair.backend == destination && recent(*when));
+        let mut listeners: Vec<_> = left.map(|(pair, _)| pair.listener).collect();
         listeners.sort_unstable();
         listeners.dedup();
         match listeners[..] {
-            [] => Some(destination),
             [listener] => Some(listener),
             _ => None,
         }
     }
 
     /// The listener holds no longer: its SYNs, in the order in which their clients came.
-    pub fn release(&mut self, listener: SocketAddr) -> Vec<Segment> {
+    pub fn release(&mut self, listener: SocketAddr, now: Instant) -> Vec<Segment> {
+        self.opened.retain(|(_, when)| now.saturating_duration_since(*when) < OVERTAKEN_WITHIN);
+        self.opened.push((listener, now));
         self.held.remove(&listener);
         self.shares.remove(&listener);
         let places: Vec<_> = self
@@ -134,7 +141,7 @@ impl Room {
     pub fn due(&mut self, now: Instant) -> Vec<Segment> {
         let over: Vec<_> =
             self.held.iter().filter(|(_, until)| **until + AFTER <= now).map(|(listener, _)| *listener).collect();
-        let mut syns: Vec<_> = over.into_iter().flat_map(|listener| self.release(listener)).collect();
+        let mut syns: Vec<_> = over.into_iter().flat_map(|listener| self.release(listener, now)).collect();
         let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(when, _)| *when <= now);
         self.later = later;
         syns.extend(Vec::into_iter(due).map(|(_, syn)| syn));
@@ -182,18 +189,22 @@ mod tests {
             room.came(syn(flow(2, client)), now);
             assert_eq!(room.due(now), []);
         }
-        assert_eq!(clients(&room.release(at("10.0.0.2:1"))), [30, 10, 20]);
-        assert_eq!(room.release(at("10.0.0.2:1")), []);
-        assert_eq!(room.release(at("10.0.0.2:2")).len(), 3);
+        assert_eq!(clients(&room.release(at("10.0.0.2:1"), now)), [30, 10, 20]);
+        assert_eq!(room.release(at("10.0.0.2:1"), now), []);
+        assert_eq!(room.release(at("10.0.0.2:2"), now).len(), 3);
     }
 
     #[test]
     fn a_syn_that_comes_too_late_to_be_held_is_put_back_but_not_for_ever() {
         let (mut room, now) = (Room::default(), Instant::now());
+        room.came(syn(flow(1, 7)), now);
+        assert_eq!(room.due(now), [], "nothing is known of whom it is for");
+        room.release(flow(1, 0).listener, now);
         for turn in 0..5 {
             room.came(syn(flow(1, 7)), now);
             assert_eq!(room.due(now).len(), usize::from(turn < 3));
         }
+        room.release(flow(1, 0).listener, now + REPEATED_WITHIN);
         room.came(syn(flow(1, 7)), now + REPEATED_WITHIN);
         assert_eq!(room.due(now + REPEATED_WITHIN).len(), 1);
     }
@@ -220,7 +231,7 @@ mod tests {
             let flow = Tuple { client, ..flow(1, 0) };
             room.came(syn(flow), now);
         }
-        let released = room.release(at("10.0.0.2:1"));
+        let released = room.release(at("10.0.0.2:1"), now);
         assert_eq!(released.len(), SHARE, "there is room left for others");
         assert_eq!(clients(&released[..1]), [7]);
     }
@@ -241,6 +252,6 @@ mod tests {
         assert_eq!(room.next_deadline(), None, "either of two may have been meant");
         let later = now + OVERTAKEN_WITHIN;
         room.came(mapped(), later);
-        assert_eq!(room.due(later)[0].destination(), backend, "a client of a listener at that address");
+        assert_eq!(room.next_deadline(), None, "to the backend itself nothing is ever put back");
     }
 }

@@ -46,10 +46,11 @@ pub fn p05_idle_flows_of_a_drain_that_is_over_end_at_both_ends(lab: &Lab) {
     thread::sleep(DRAIN / 2);
     assert!(!old.has_ended() && lab.server(0).end_of(old.seen_as).is_none());
     eventually("the end at both ends", || {
-        // As the agent does from time to time.
-        assert_eq!(datapath.reconcile().unwrap(), []);
+        // As the agent does every second.
+        datapath.upkeep().unwrap();
         old.has_ended() && lab.server(0).end_of(old.seen_as) == Some(End::Reset)
     });
+    assert_eq!(datapath.reconcile().unwrap(), []);
 }
 
 pub fn p05_a_backend_that_returns_while_it_drains_keeps_its_flows(lab: &Lab) {
@@ -80,6 +81,7 @@ pub fn p05_kept_flows_go_on_until_they_end_by_themselves(lab: &Lab) {
     let old = lab.call();
     set(&mut *datapath, Mapping { leaving: Leaving::Keep, ..lab.to(1) });
     assert_eq!(lab.call().server, "db2");
+    datapath.upkeep().unwrap();
     assert_eq!(datapath.reconcile().unwrap(), []);
     old.echo().unwrap();
     // The latest word counts.
