@@ -127,8 +127,9 @@ struct Conditions {
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Loaded {
-    Address,
-    Port,
+    /// The destination, behind so many bytes of something else: `nft` reads neighbours in one.
+    Address(usize),
+    Port(usize),
     #[default]
     Other,
 }
@@ -142,8 +143,11 @@ impl Conditions {
                 let place = [sys::NFTNL_EXPR_PAYLOAD_BASE, sys::NFTNL_EXPR_PAYLOAD_OFFSET, sys::NFTNL_EXPR_PAYLOAD_LEN];
                 self.loaded = match place.map(number) {
                     // linux/netfilter/nf_tables.h: network header 1, transport header 2
-                    [Some(1), Some(16), Some(4)] | [Some(1), Some(24), Some(16)] => Loaded::Address,
-                    [Some(2), Some(2), Some(2)] => Loaded::Port,
+                    [Some(1), Some(16), Some(4)] | [Some(1), Some(24), Some(16)] => Loaded::Address(0),
+                    [Some(1), Some(12), Some(8)] => Loaded::Address(4),
+                    [Some(1), Some(8), Some(32)] => Loaded::Address(16),
+                    [Some(2), Some(2), Some(2)] => Loaded::Port(0),
+                    [Some(2), Some(0), Some(4)] => Loaded::Port(2),
                     _ => Loaded::Other,
                 };
             }
@@ -183,23 +187,24 @@ impl Conditions {
 
     /// Both sides are in network order, so that bytes compare as numbers do.
     fn compare(&mut self, op: i32, data: &[u8]) {
+        let (Loaded::Address(before) | Loaded::Port(before)) = self.loaded else { return };
+        let Some(data) = data.get(before..) else { return };
         let holds = |field: &[u8]| match op {
             libc::NFT_CMP_EQ => field == data,
-            libc::NFT_CMP_NEQ => field != data,
+            // What differs may be what stands before.
+            libc::NFT_CMP_NEQ => before > 0 || field != data,
             libc::NFT_CMP_LT => field < data,
             libc::NFT_CMP_LTE => field <= data,
             libc::NFT_CMP_GT => field > data,
             libc::NFT_CMP_GTE => field >= data,
             _ => true,
         };
-        match self.loaded {
-            Loaded::Port => self.left.retain(|listener| holds(&listener.port().to_be_bytes())),
-            Loaded::Address => self.left.retain(|listener| match listener.ip() {
-                IpAddr::V4(ip) => holds(&ip.octets()),
-                IpAddr::V6(ip) => holds(&ip.octets()),
-            }),
-            Loaded::Other => return,
-        }
+        let is_port = matches!(self.loaded, Loaded::Port(_));
+        self.left.retain(|listener| match listener.ip() {
+            _ if is_port => holds(&listener.port().to_be_bytes()),
+            IpAddr::V4(ip) => holds(&ip.octets()),
+            IpAddr::V6(ip) => holds(&ip.octets()),
+        });
         self.is_specific = true;
     }
 }
