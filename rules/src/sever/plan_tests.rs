@@ -168,3 +168,34 @@ fn the_entry_of_a_port_that_is_used_again_goes_without_waiting_for_the_backend()
     assert_eq!(finish(&mut plan, now)[0].unanswered, 0);
     assert_eq!(plan.take_done(), [], "not twice");
 }
+
+#[test]
+fn whoever_stood_still_asks_before_it_gives_up() {
+    let (mut plan, now) = stage(&[entry(1, ESTABLISHED)]);
+    let later = now + Duration::from_secs(60);
+    for after in [0, 100, 300] {
+        assert_eq!(plan.questions_due(later + ms(after)).len(), 2);
+        assert!(plan.questions_due(later + ms(after)).is_empty(), "the time to answer begins with the question");
+    }
+    assert!(plan.take_done().is_empty());
+}
+
+#[test]
+fn a_look_that_failed_is_due_again() {
+    let (mut plan, now) = (Plan::default(), Instant::now());
+    plan.pair(pair(), 1, now);
+    assert_eq!(plan.looks_due(now), [pair()]);
+    plan.look_failed(&[pair()]);
+    assert!(!plan.has_looked_for(&pair()));
+    assert_eq!(plan.looks_due(now), [pair()]);
+    assert!(plan.has_looked_for(&pair()));
+}
+
+#[test]
+fn a_pair_that_dies_again_before_it_returned_is_one_job() {
+    let (mut plan, now) = stage(&[entry(1, ESTABLISHED)]);
+    plan.pair(pair(), 2, now);
+    assert_eq!(plan.looks_due(now), [pair()]);
+    plan.found(vec![entry(1, ESTABLISHED), entry(2, ESTABLISHED)], now);
+    assert_eq!(plan.entries_of(&pair()).len(), 2, "both must go before it returns");
+}
