@@ -133,7 +133,7 @@ impl Agent {
         let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;
 
-        let (renewals, found_lapsed) = Renewals::new();
+        let renewals = Renewals::new();
         let shared = Shared { clock, journal, datapath, counters: Counters::default(), renewals };
         let agent = Arc::new(Self {
             paths,
@@ -163,7 +163,7 @@ impl Agent {
             },
         );
         agent.keep_leases(agent.settings.lease);
-        lease::start(agent.clone(), found_lapsed);
+        lease::start(agent.clone());
         let mut starting = tokio::task::JoinSet::new();
         for config in loaded.clusters.clone() {
             let mut memory = remembered.remove(&config.name).unwrap_or_default();

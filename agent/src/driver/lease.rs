@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shunt_core::cluster::Entry;
 use shunt_core::datapath::{Datapath, DatapathError};
 use shunt_core::{ClusterName, Mono};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::agent::{Agent, read, write};
@@ -28,14 +28,35 @@ const RENEWALS: u32 = 3;
 pub struct Renewals {
     /// In milliseconds of the agent's clock.
     last: Arc<AtomicU64>,
-    /// Listeners that were found lapsed outside of the task that renews.
-    lapsed: mpsc::UnboundedSender<Vec<SocketAddr>>,
+    found: Arc<Found>,
+}
+
+/// Listeners that were found lapsed outside of the task that renews: it tells whose they are.
+#[derive(Default)]
+struct Found {
+    listeners: Mutex<BTreeSet<SocketAddr>>,
+    more: Notify,
+}
+
+impl Found {
+    fn add(&self, lapsed: Vec<SocketAddr>) {
+        self.lock().extend(lapsed);
+        self.more.notify_one();
+    }
+
+    fn take(&self) -> Vec<SocketAddr> {
+        std::mem::take(&mut *self.lock()).into_iter().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+        // A set that a panic interrupted is still a set.
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Renewals {
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Vec<SocketAddr>>) {
-        let (lapsed, found) = mpsc::unbounded_channel();
-        (Self { last: Arc::default(), lapsed }, found)
+    pub(super) fn new() -> Self {
+        Self { last: Arc::default(), found: Arc::default() }
     }
 
     fn renew(&self, datapath: &mut dyn Datapath, clock: Clock) -> Result<Vec<SocketAddr>, DatapathError> {
@@ -60,8 +81,7 @@ impl Renewals {
         }
         let (lapsed, others): (Vec<_>, _) = self.renew(datapath, clock)?.into_iter().partition(|l| ours.contains(l));
         if !others.is_empty() {
-            // The agent that would hear of it may be ending.
-            let _ = self.lapsed.send(others);
+            self.found.add(others);
         }
         Ok(lapsed)
     }
@@ -79,8 +99,9 @@ pub(super) struct Leases {
 }
 
 /// Starts the task that renews.
-pub(super) fn start(agent: Arc<Agent>, mut found: mpsc::UnboundedReceiver<Vec<SocketAddr>>) {
+pub(super) fn start(agent: Arc<Agent>) {
     tokio::spawn(async move {
+        let found = agent.shared.renewals.found.clone();
         let mut shortest = agent.leases.shortest.subscribe();
         loop {
             let lease = *shortest.borrow_and_update();
@@ -99,7 +120,7 @@ pub(super) fn start(agent: Arc<Agent>, mut found: mpsc::UnboundedReceiver<Vec<So
             };
             tokio::select! {
                 () = pause => {}
-                Some(lapsed) = found.recv() => agent.hand_out_lapses(lapsed),
+                () = found.more.notified() => agent.hand_out_lapses(found.take()),
                 changed = shortest.changed() => if changed.is_err() { return },
             }
         }
