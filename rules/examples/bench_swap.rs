@@ -126,5 +126,6 @@ fn mapping(number: u32, backend: u8) -> Result<Mapping, Box<dyn Error>> {
         leaving: Leaving::Sever,
         admission: Admission::default(),
         lease: None,
+        spared: None,
     })
 }

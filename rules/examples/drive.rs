@@ -140,5 +140,6 @@ fn mapping(listener: SocketAddr, backend: SocketAddr) -> Outcome<Mapping> {
         leaving: Leaving::Sever,
         admission: Admission::default(),
         lease: None,
+        spared: None,
     })
 }

@@ -321,6 +321,14 @@ impl Datapath for NftDatapath {
         self.end_without_entries(entries).map_err(tried())
     }
 
+    fn block(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    }
+
+    fn unblock(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    }
+
     fn severed(&mut self) -> Vec<Severed> {
         self.severer.finished()
     }

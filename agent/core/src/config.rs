@@ -27,6 +27,45 @@ pub struct ClusterConfig {
     pub lease: Option<Duration>,
     /// The agent's own data centre: replicas there take readers before others do.
     pub near: Option<String>,
+    pub promoting: Promoting,
+}
+
+/// What matters only to a cluster whose servers shunt changes itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promoting {
+    /// Which `[credentials.NAME]` replicas log in with at their source.
+    pub replication_credentials: String,
+    pub salvage: Salvage,
+    /// Whether a former primary that has nothing of its own becomes a replica without being asked for.
+    pub rejoin: bool,
+    /// How long a new primary may take to apply what it has received before somebody is told; it is waited for all the same.
+    pub catch_up: Duration,
+    /// A `fence` hook is configured, and has to succeed before a failover goes on.
+    pub fence_hook: bool,
+    pub before_promote_hook: bool,
+}
+
+impl Default for Promoting {
+    fn default() -> Self {
+        Self {
+            replication_credentials: "default".to_owned(),
+            salvage: Salvage::Keep,
+            rejoin: true,
+            catch_up: Duration::from_secs(60),
+            fence_hook: false,
+            before_promote_hook: false,
+        }
+    }
+}
+
+/// What becomes of transactions that the old primary has and the new one lacks, once they can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Salvage {
+    /// They are kept as a file.
+    Keep,
+    /// They are kept, and applied to the new primary.
+    Apply,
 }
 
 /// One MySQL instance.

@@ -34,6 +34,13 @@ pub trait Datapath: Send {
     /// Begins to end these flows at both of their ends, though their pair stays live.
     fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError>;
 
+    /// Stops what the clients of these flows send, and answers none of it: TCP sends it again. Only flows of a backend that
+    /// their mapping spares; they stay stopped until they are unblocked, severed, or no longer spared.
+    fn block(&mut self, flows: &[Tuple]) -> Result<(), DatapathError>;
+
+    /// Lets blocked flows go on, with what was stopped meanwhile, as far as it was kept.
+    fn unblock(&mut self, flows: &[Tuple]) -> Result<(), DatapathError>;
+
     /// The severings that were finished since this was last asked.
     fn severed(&mut self) -> Vec<Severed>;
 

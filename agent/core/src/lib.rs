@@ -12,6 +12,7 @@ pub mod gtid;
 pub mod mapping;
 pub mod name;
 pub mod observation;
+pub mod operation;
 pub mod time;
 
 pub use epoch::Epoch;

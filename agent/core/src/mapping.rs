@@ -21,6 +21,11 @@ pub struct Mapping {
     pub admission: Admission,
     /// The kernel stops passing packets this long after the last renewal; `None`: it never does by itself.
     pub lease: Option<Duration>,
+    /// A backend that gets no new connections, while those that it has go on: a switchover ends them one by one. They are
+    /// found on the datapath's slow way, so that nobody else pays for it. When a change names it no more, and does not lead
+    /// to it, what is left of them becomes what `leaving` says; when it leads to it again, they are its own as before.
+    /// Only beside a fence.
+    pub spared: Option<SocketAddr>,
 }
 
 /// Who may open connections, and how many. Established flows are never asked.

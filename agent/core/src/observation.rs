@@ -143,6 +143,21 @@ pub struct ServerState {
     pub group: Option<GroupView>,
     /// `None`: semi-sync is not installed.
     pub semi_sync: Option<SemiSync>,
+    /// Who may promote in this server's cluster.
+    pub promoter: PromoterLock,
+}
+
+/// The server's named lock, which the one agent holds that may promote: two agents can never hold it on the same server.
+/// It is held by the connection that probes, so it is lost with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromoterLock {
+    /// Nobody asked for it: the cluster is not in promote mode.
+    #[default]
+    NotAsked,
+    Ours,
+    /// Another connection holds it: another agent, or one of ours that the server has not yet noticed to be gone.
+    Theirs,
 }
 
 impl ServerState {
@@ -222,4 +237,12 @@ pub struct SemiSync {
     pub replica_enabled: bool,
     /// Replicas that acknowledge.
     pub clients: u32,
+    /// So many must have acknowledged a commit; MariaDB: always one.
+    pub wait_count: u32,
+    /// AFTER_SYNC: nobody sees a transaction before it is acknowledged. Otherwise AFTER_COMMIT.
+    pub after_sync: bool,
+    /// After so long without acknowledgements the source goes on without them.
+    pub timeout: Duration,
+    /// Sessions that wait for an acknowledgement right now.
+    pub waiting: u32,
 }

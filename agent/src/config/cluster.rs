@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use shunt_core::ClusterName;
-use shunt_core::config::{ClusterConfig, DataLoss, FailoverMode, ProbeConfig};
+use shunt_core::config::{ClusterConfig, DataLoss, FailoverMode, ProbeConfig, Promoting};
 
 use super::agent::{DEFAULT_CREDENTIALS, read_probe};
 use super::diagnostic::{Diagnostic, quote};
@@ -192,6 +192,7 @@ impl Draft {
             credentials: self.credentials,
             listeners: listeners?,
             lease: self.lease,
+            promoting: Promoting::default(),
             near: self.near,
         })
     }

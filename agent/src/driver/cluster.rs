@@ -224,6 +224,7 @@ impl ClusterTask {
                     });
                 }
                 Action::Record(entry) => self.shared.journal.record(Some(&self.name), entry),
+                _ => {}
             }
         }
     }

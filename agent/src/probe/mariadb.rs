@@ -2,9 +2,10 @@
 //! STATUS itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::observation::{Channel, Flavour, Identity, SemiSync, ServerState};
+use shunt_core::observation::{Channel, Flavour, Identity, PromoterLock, SemiSync, ServerState};
 
 use super::answer::{Columns, Rows, name_values, without_blanks};
 use super::mysql::{io_thread, last_error};
@@ -54,6 +55,7 @@ impl Capabilities {
             channels: channels.iter().map(channel).collect(),
             group: None,
             semi_sync,
+            promoter: PromoterLock::NotAsked,
         })
     }
 }
@@ -92,6 +94,10 @@ fn semi_sync(server: &Row, status: &Rows) -> SemiSync {
         source_active: find("rpl_semi_sync_master_status") == "ON",
         replica_enabled: server.is_on(&["semi_replica"]),
         clients: find("rpl_semi_sync_master_clients").parse().unwrap_or(0),
+        wait_count: 1,
+        after_sync: true,
+        timeout: Duration::ZERO,
+        waiting: 0,
     }
 }
 

@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::observation::{Channel, Flavour, GroupMember, GroupView, Identity, IoThread, SemiSync, ServerState};
+use shunt_core::observation::{
+    Channel, Flavour, GroupMember, GroupView, Identity, IoThread, PromoterLock, SemiSync, ServerState,
+};
 
 use super::answer::{Columns, Rows, name_values, says_yes, without_blanks};
 
@@ -125,6 +127,7 @@ impl Capabilities {
             channels,
             group: members.and_then(|rows| group(rows)),
             semi_sync: semi_sync(server, semi, self.semi_sync_replica.is_some()),
+            promoter: PromoterLock::NotAsked,
         })
     }
 
@@ -277,6 +280,10 @@ fn semi_sync(server: &Row, status: Option<&Rows>, replica_installed: bool) -> Op
         source_active: find("_status") == "ON",
         replica_enabled: server.is_on(&["semi_replica"]),
         clients: find("_clients").parse().unwrap_or(0),
+        wait_count: 1,
+        after_sync: true,
+        timeout: Duration::ZERO,
+        waiting: 0,
     })
 }
 

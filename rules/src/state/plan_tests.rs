@@ -24,6 +24,7 @@ fn mapping(route: Route, leaving: Leaving) -> Mapping {
         leaving,
         admission: Admission::default(),
         lease: None,
+        spared: None,
     }
 }
 

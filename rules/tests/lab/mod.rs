@@ -96,6 +96,7 @@ pub fn mapping(ip: Ip, route: Route) -> Mapping {
         leaving: Leaving::Sever,
         admission: Admission::default(),
         lease: None,
+        spared: None,
     }
 }
 

@@ -128,6 +128,7 @@ pub fn mapping(listener: SocketAddr, route: Route) -> Mapping {
         leaving: Leaving::Sever,
         admission: Admission::default(),
         lease: None,
+        spared: None,
     }
 }
 

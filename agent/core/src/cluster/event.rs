@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::plan::Plan;
 use crate::observation::Observation;
+use crate::operation::{Ending, Intent, Notice, OpId, Operation, Order, OrderId, Outcast, Report, TaskError};
 use crate::{Epoch, Mono};
 
 /// What can happen to a cluster.
@@ -40,6 +41,34 @@ pub enum Event {
     LeaseLapsed {
         listeners: Vec<SocketAddr>,
     },
+    /// An operator wants a failover or a switchover. Whoever sends it has asked [`Cluster::refusal`] before.
+    ///
+    /// [`Cluster::refusal`]: super::Cluster::refusal
+    Operate(Intent),
+    /// An operator wants a server that was cast out to be compared anew, and to rejoin if nothing speaks against it.
+    Rejoin {
+        server: SocketAddr,
+        by: String,
+    },
+    /// An operator has seen to a server that was cast out, and takes the mark from it.
+    Clear {
+        server: SocketAddr,
+        by: String,
+    },
+    /// The journal has the step with that serial.
+    Begun {
+        serial: u64,
+    },
+    /// It could not be written down, so nothing of it was begun.
+    NotBegun {
+        serial: u64,
+        error: String,
+    },
+    /// A task has come to its end, or was given up.
+    TaskDone {
+        order: OrderId,
+        result: Result<Report, TaskError>,
+    },
     /// [`Cluster::next_deadline`] has come.
     Deadline,
 }
@@ -62,6 +91,19 @@ pub enum Action {
     Pace(Pace),
     /// A line of history.
     Record(Entry),
+    /// Write the operation into the journal; when it is there, start these tasks and report `Begun`. If it cannot be
+    /// written, start none and report `NotBegun`.
+    Begin { operation: Box<Operation>, orders: Vec<Order> },
+    /// Start these tasks, which can be repeated without anything having been written down.
+    Start(Vec<Order>),
+    /// Nobody waits for these any more; they may go on to their end or be broken off.
+    Forget(Vec<OrderId>),
+    /// Write down that the operation is over.
+    End { operation: Box<Operation>, ending: Ending },
+    /// Write down who must not come back unexamined; all of them, each time.
+    KeepOutcasts(Vec<Outcast>),
+    /// Tell whoever is to be told.
+    Notify(Notice),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +136,13 @@ pub struct Remembered {
     /// `None` is the pin of the whole cluster.
     pub pins: BTreeMap<Option<SocketAddr>, SocketAddr>,
     pub pause: Option<Pause>,
+    /// An operation that was begun and has no end in the journal.
+    pub operation: Option<Operation>,
+    /// The last operation that was ever begun.
+    pub last_operation: OpId,
+    /// No automatic failover before that.
+    pub cooldown_until: Option<Mono>,
+    pub outcasts: Vec<Outcast>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -193,6 +193,12 @@ impl Cluster {
             Event::Committed { commit } => self.carried_out(commit, now, &mut actions),
             Event::CommitFailed { stage, error } => self.not_carried_out(stage, error, now, &mut actions),
             Event::LeaseLapsed { listeners } => self.lapse(&listeners, now, &mut actions),
+            Event::Operate(_)
+            | Event::Rejoin { .. }
+            | Event::Clear { .. }
+            | Event::Begun { .. }
+            | Event::NotBegun { .. }
+            | Event::TaskDone { .. } => {}
             Event::Deadline => {
                 if self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| until <= now)) {
                     self.pause = None;

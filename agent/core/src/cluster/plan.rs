@@ -65,6 +65,7 @@ pub fn plan(view: View<'_>, basis: Basis<'_>) -> Plan {
                 limit_per_source: listener.max_connections_per_source,
             },
             lease: view.config.lease,
+            spared: None,
         })
         .collect();
     Plan { cluster: view.config.name.clone(), epoch: basis.epoch, primary: view.primary, mappings }

@@ -272,6 +272,14 @@ impl Datapath for Memory {
         Ok(())
     }
 
+    fn block(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    }
+
+    fn unblock(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    }
+
     fn severed(&mut self) -> Vec<Severed> {
         std::mem::take(&mut self.severed)
     }

@@ -37,6 +37,7 @@ fn mapping(route: Route) -> Mapping {
         leaving: Leaving::Sever,
         admission: Admission::default(),
         lease: None,
+        spared: None,
     }
 }
 

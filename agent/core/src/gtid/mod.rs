@@ -3,6 +3,7 @@
 //!
 //! Texts come from servers and may be anything: parsing gives errors and nothing here overflows.
 
+mod history;
 mod maria;
 mod mysql;
 mod uuid;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::fmt;
 
+pub use history::{History, MariaHistory};
 pub use maria::MariaGtid;
 pub use mysql::{GtidSet, Tag};
 pub use uuid::Uuid;

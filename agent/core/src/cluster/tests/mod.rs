@@ -75,6 +75,7 @@ pub fn config(servers: u8) -> ClusterConfig {
         ],
         lease: None,
         near: None,
+        promoting: crate::config::Promoting::default(),
     }
 }
 
@@ -232,6 +233,7 @@ impl World {
             channels: channel.into_iter().collect(),
             group: self.group.clone(),
             semi_sync: None,
+            promoter: crate::observation::PromoterLock::NotAsked,
         }
     }
 
@@ -254,6 +256,7 @@ impl World {
                     let outcome = self.commit(plan);
                     self.event(outcome);
                 }
+                _ => {}
             }
         }
     }

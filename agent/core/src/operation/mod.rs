@@ -1,0 +1,11 @@
+//! Operations: changes of a cluster that take several steps on several servers — failover, switchover, rejoin.
+
+mod outcast;
+mod record;
+mod standing;
+mod task;
+
+pub use outcast::{Outcast, Quarantine};
+pub use record::{Ending, Intent, Kind, OpId, Operation, Outcome, Step, Trigger};
+pub use standing::{Obstacle, Replication, SemiSyncRole, Standing};
+pub use task::{Cause, Hook, Notice, Order, OrderId, Report, Salvaged, Sessions, Task, TaskError};
