@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::health::{Evidence, Health};
 use super::verdict::{Alarm, AlarmKind, Verdict};
-use super::{Cluster, Pause, Stage, View};
+use super::{Cluster, Pause, Stage};
 use crate::config::{FailoverMode, ListenerRole, Promotion};
 use crate::mapping::Route;
 use crate::observation::{Flavour, IoThread};
@@ -96,6 +96,7 @@ impl Cluster {
             alarms.push(Alarm { kind, message: error.clone() });
         }
         alarms.extend(self.lapses.alarm());
+        alarms.extend(self.operation_alarms());
         ClusterStatus {
             name: self.config.name.clone(),
             mode: self.config.failover,
@@ -139,8 +140,7 @@ impl Cluster {
     }
 
     fn server_statuses(&self, now: Mono) -> Vec<ServerStatus> {
-        let view =
-            View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.is_open(), now };
+        let view = self.view(now);
         self.config
             .servers
             .iter()

@@ -125,6 +125,14 @@ pub enum AlarmKind {
     ConntrackFilling,
     /// A source address has almost no ports left towards a server.
     PortsRunningOut,
+    /// An operation cannot go on, and waits.
+    OperationStuck,
+    /// The primary is dead, and a rule keeps shunt from replacing it.
+    FailoverBarred,
+    /// A former primary has what the primary lacks, or may not rejoin by itself.
+    Quarantined,
+    /// A server could not be made primary if it had to be.
+    NotReady,
 }
 
 impl AlarmKind {
@@ -148,6 +156,10 @@ impl AlarmKind {
             Self::ForeignNat => "foreign NAT",
             Self::ConntrackFilling => "conntrack filling",
             Self::PortsRunningOut => "ports running out",
+            Self::OperationStuck => "operation stuck",
+            Self::FailoverBarred => "failover barred",
+            Self::Quarantined => "quarantined",
+            Self::NotReady => "not ready",
         }
     }
 }
