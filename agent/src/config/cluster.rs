@@ -35,6 +35,7 @@ pub(super) struct Draft {
     catch_up: Duration,
     fence_hook: bool,
     before_promote_hook: bool,
+    hook_time: Duration,
     lease: Option<Duration>,
     near: Option<String>,
 }
@@ -120,6 +121,7 @@ pub(super) fn read(page: &Page, text: &str, agent: &AgentSays<'_>) -> Draft {
         catch_up: top.duration("catch_up", CATCH_UP).unwrap_or(usual.catch_up),
         fence_hook: agent.hooks.fence.is_some(),
         before_promote_hook: agent.hooks.before_promote.is_some(),
+        hook_time: agent.hooks.longest_order().unwrap_or(usual.hook_time),
         listeners: read_listeners(&mut top),
         lease: agent.lease,
         near: agent.dc.map(str::to_owned),
@@ -253,6 +255,7 @@ impl Draft {
                 catch_up: self.catch_up,
                 fence_hook: self.fence_hook,
                 before_promote_hook: self.before_promote_hook,
+                hook_time: self.hook_time,
             },
             near: self.near,
         })

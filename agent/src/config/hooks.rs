@@ -21,6 +21,13 @@ pub struct Hooks {
     pub notify: Option<Hook>,
 }
 
+impl Hooks {
+    /// The longest that an operation has to wait for one of those whose success it needs; `None`: it needs none.
+    pub fn longest_order(&self) -> Option<Duration> {
+        [&self.fence, &self.before_promote].into_iter().flatten().map(|hook| hook.timeout).max()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
     pub call: Call,

@@ -142,7 +142,7 @@ fn a_cluster_says_how_it_is_promoted() {
     let text =
         format!("salvage = \"apply\"\nrejoin = false\ncatch_up = \"5m\"\nreplication_credentials = \"repl\"\n{text}");
     let agent = "[credentials.repl]\nuser = \"r\"\npassword_file = \"repl\"\n\
-                 [hooks]\nfence = \"/usr/bin/fence\"\n";
+                 [hooks]\nfence = { command = \"/usr/bin/fence\", timeout = \"2m\" }\nnotify = { command = \"x\", timeout = \"3m\" }\n";
     let loaded = load(&[("shunt.toml", agent), ("repl", "pw"), ("clusters.d/a.toml", &text)]);
     assert_eq!(loaded.render(false), "");
     assert_eq!(
@@ -154,6 +154,7 @@ fn a_cluster_says_how_it_is_promoted() {
             catch_up: Duration::from_secs(300),
             fence_hook: true,
             before_promote_hook: false,
+            hook_time: Duration::from_secs(120),
         }
     );
 }
