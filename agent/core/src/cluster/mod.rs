@@ -13,6 +13,7 @@
 //! takes the mappings into the kernel second; what it reports back is an event like any other. At most one plan is in
 //! flight, and the newest wins.
 
+mod acknowledged;
 mod assess;
 mod event;
 mod health;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use acknowledged::{AtRisk, Proof, acknowledged_by, at_risk};
 pub use assess::assess;
 pub use event::{Action, Entry, Event, Pace, Pause, Remembered, Stage};
 pub use health::{Evidence, Health};
