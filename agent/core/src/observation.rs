@@ -234,7 +234,7 @@ pub struct SemiSync {
     pub source_enabled: bool,
     /// Whether commits wait for an acknowledgement right now.
     pub source_active: bool,
-    /// Whether this server acknowledges to its source right now; false as soon as it has lost it.
+    /// Whether this server acknowledges to the source that it is, or was last, connected to.
     pub replica_enabled: bool,
     /// Replicas that acknowledge.
     pub clients: u32,

@@ -92,8 +92,9 @@ fn is_received(channel: &Channel) -> bool {
     channel.io == IoThread::Connected
 }
 
+/// A replica whose source is gone calls itself semi-synchronous until it has another one, or is stopped.
 fn is_acknowledging(state: &ServerState) -> bool {
-    state.semi_sync.is_some_and(|semi| semi.replica_enabled)
+    state.semi_sync.is_some_and(|semi| semi.replica_enabled) && state.channels.iter().any(is_received)
 }
 
 fn has(view: View<'_>, server: SocketAddr, wanted: &GtidPosition) -> bool {

@@ -19,7 +19,7 @@ const SOURCE: SemiSync = SemiSync {
 };
 const REPLICA: SemiSync =
     SemiSync { source_enabled: false, source_active: false, replica_enabled: true, clients: 0, ..SOURCE };
-/// The session with its source is over.
+/// Told to stop, so it does not call itself semi-synchronous any more.
 const ENDED: SemiSync = SemiSync { replica_enabled: false, ..REPLICA };
 
 const TEN: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-10";
@@ -49,7 +49,17 @@ impl Seen {
         self
     }
 
-    fn answers(mut self, n: u8, semi_sync: SemiSync, gtids: &str) -> Self {
+    fn answers(self, n: u8, semi_sync: SemiSync, gtids: &str) -> Self {
+        let io = if semi_sync.replica_enabled { IoThread::Connected } else { IoThread::Stopped };
+        self.answers_with(n, io, semi_sync, gtids)
+    }
+
+    /// It looks for a source that is gone.
+    fn connecting(self, n: u8) -> Self {
+        self.answers_with(n, IoThread::Connecting, REPLICA, TEN)
+    }
+
+    fn answers_with(mut self, n: u8, io: IoThread, semi_sync: SemiSync, gtids: &str) -> Self {
         let is_source = n == 1;
         let channel = Channel {
             name: String::new(),
@@ -57,7 +67,7 @@ impl Seen {
             source_port: 3306,
             source_uuid: None,
             source_server_id: 0,
-            io: if semi_sync.replica_enabled { IoThread::Connected } else { IoThread::Connecting },
+            io,
             sql_running: true,
             lag: None,
             received: String::new(),
@@ -99,7 +109,7 @@ impl Seen {
 
     /// The source dies, and both replicas say that they have lost it.
     fn source_dies(self) -> Self {
-        self.gone(1).answers(2, ENDED, TEN).answers(3, ENDED, TEN)
+        self.gone(1).connecting(2).connecting(3)
     }
 
     fn view(&self) -> View<'_> {
@@ -124,6 +134,9 @@ fn a_source_that_waited_when_it_was_last_asked_has_lost_nothing_that_was_acknowl
     let seen = Seen::healthy().after(600).source_dies();
     assert_eq!(seen.proof(), Some(proof(1, &[2, 3])));
     assert_eq!(seen.at_risk(), Some(AtRisk::Nothing));
+    // Nor when they are told to stop, or have found another source.
+    let stopped = || Seen::healthy().after(600).source_dies().after(10).answers(3, ENDED, TEN);
+    assert_eq!(stopped().proof(), Some(proof(1, &[2, 3])));
 }
 
 #[test]
