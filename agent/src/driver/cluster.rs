@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace, Plan, Stage};
-use shunt_core::config::ClusterConfig;
+use shunt_core::config::{ClusterConfig, FailoverMode};
 use shunt_core::datapath::{Change, Datapath};
 use shunt_core::observation::Observation;
 use shunt_core::{ClusterName, Epoch, Mono};
@@ -424,6 +424,7 @@ impl ClusterTask {
                     password: self.login.password.clone(),
                     interval: config.probe.interval,
                     timeout: config.probe.timeout,
+                    promotes: config.failover == FailoverMode::Promote,
                 };
                 let cadence = self.cadence.subscribe();
                 (server.address, probe::spawn(spec, cadence, self.observer.clone(), self.shared.clock))

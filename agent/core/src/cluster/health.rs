@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::acknowledged::Past;
 use crate::Mono;
 use crate::config::ProbeConfig;
 use crate::observation::{Channel, Failure, FailureKind, IoThread, Observation, Outcome, ServerState};
@@ -23,6 +24,7 @@ pub struct Health {
     /// It has been seen replicating from a server of the cluster while it was read-only. Its turning writable without a
     /// source is then a promotion that was witnessed.
     seen_as_replica: bool,
+    semi_sync: Past,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +67,8 @@ impl Health {
             Outcome::Answered(state) => {
                 self.trouble = None;
                 self.note_received(&state.channels, seen.at);
+                let before = self.answer.as_ref().map(|answer| &answer.state);
+                self.semi_sync.note(before, state, seen.at - seen.took, seen.at);
                 self.answer = Some(Answer { at: seen.at, took: seen.took, state: (**state).clone() });
             }
             Outcome::Failed(failure) => self.note_failure(failure, seen.at),
@@ -153,6 +157,11 @@ impl Health {
     /// When it was asked what it answered last. An answer that lay unread for long is as old as its question.
     pub fn asked_at(&self) -> Option<Mono> {
         self.answer.as_ref().map(|a| a.at - a.took)
+    }
+
+    /// What answers before the last one said of semi-sync.
+    pub(super) const fn semi_sync_past(&self) -> &Past {
+        &self.semi_sync
     }
 
     /// How long the last answer took.

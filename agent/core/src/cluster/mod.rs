@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use acknowledged::{AtRisk, Proof, acknowledged_by, at_risk};
 pub use assess::assess;
 pub use event::{Action, Entry, Event, Pace, Pause, Remembered, Stage};
 pub use health::{Evidence, Health};

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::acknowledged::at_risk;
 use super::health::{Evidence, Health};
 use super::verdict::{Alarm, AlarmKind, Verdict};
 use super::{Cluster, Pause, Stage};
@@ -30,6 +31,8 @@ pub struct ClusterStatus {
     pub servers: Vec<ServerStatus>,
     /// What would happen if the primary died now, in words.
     pub outlook: String,
+    /// What a failover would lose now, in words; `None` where there is nobody to fail over from or to.
+    pub at_risk: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +115,7 @@ impl Cluster {
             listeners: self.listener_statuses(now),
             servers: self.server_statuses(now),
             outlook: self.outlook(),
+            at_risk: at_risk(self.view(now)).map(|risk| risk.words(self.view(now))),
         }
     }
 

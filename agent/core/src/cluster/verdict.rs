@@ -105,6 +105,8 @@ pub enum AlarmKind {
     /// A server is alive and fails us in another way.
     ServerFailing,
     ServerDown,
+    /// Semi-sync is switched on at the primary, and commits go on without it, or soon will.
+    SemiSyncDegraded,
     /// The decision could not be taken into the kernel.
     DatapathFailed,
     /// The decision could not be written down, so it was not taken.
@@ -144,6 +146,7 @@ impl AlarmKind {
             Self::AuthDenied => "auth denied",
             Self::ServerFailing => "server failing",
             Self::ServerDown => "server down",
+            Self::SemiSyncDegraded => "semi-sync degraded",
             Self::DatapathFailed => "datapath failed",
             Self::StateFailed => "state failed",
             Self::ConfigBroken => "configuration broken",
