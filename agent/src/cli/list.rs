@@ -109,6 +109,8 @@ mod tests {
                 alarm: AlarmKind::PrimaryDead,
                 message: "db1 failed 2 times in a row".to_owned(),
             }],
+            operations: Vec::new(),
+            outcasts: Vec::new(),
         };
         insta::assert_snapshot!(render(&list), @r"
         CLUSTER  ROLE     LISTENER       LEADS TO        STATE  VERDICT  EPOCH  CONNS  SINCE                     MARKS
@@ -121,7 +123,13 @@ mod tests {
 
     #[test]
     fn an_empty_list_says_what_to_do() {
-        let list = ListAnswer { schema_version: 1, listeners: Vec::new(), alarms: Vec::new() };
+        let list = ListAnswer {
+            schema_version: 1,
+            listeners: Vec::new(),
+            alarms: Vec::new(),
+            operations: Vec::new(),
+            outcasts: Vec::new(),
+        };
         insta::assert_snapshot!(render(&list), @"no listeners: put a cluster's file into clusters.d, then `shunt reload`");
     }
 }

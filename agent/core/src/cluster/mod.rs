@@ -34,7 +34,7 @@ pub use assess::assess;
 pub use event::{Action, Entry, Event, Pace, Pause, Remembered, Stage};
 pub use health::{Evidence, Health};
 pub use plan::{Plan, on_removal};
-pub use status::{ClusterStatus, ListenerState, ListenerStatus, ServerStatus};
+pub use status::{ClusterStatus, ListenerState, ListenerStatus, OperationStatus, ServerStatus};
 pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 

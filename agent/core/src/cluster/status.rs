@@ -9,6 +9,7 @@ use super::{Cluster, Pause, Stage, View};
 use crate::config::{FailoverMode, ListenerRole, Promotion};
 use crate::mapping::Route;
 use crate::observation::{Flavour, IoThread};
+use crate::operation::{Kind, OpId, Outcast, Step};
 use crate::{ClusterName, Epoch, Mono};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,23 @@ pub struct ClusterStatus {
     pub servers: Vec<ServerStatus>,
     /// What would happen if the primary died now, in words.
     pub outlook: String,
+    /// What a failover now would lose, in words; `None`: nothing that is known, or no failover is ours to make.
+    pub at_risk: Option<String>,
+    pub operation: Option<OperationStatus>,
+    /// Servers that must not take writes until they have been compared with the primary.
+    pub outcasts: Vec<Outcast>,
+}
+
+/// An operation under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationStatus {
+    pub id: OpId,
+    pub kind: Kind,
+    pub step: Step,
+    /// When the operation began.
+    pub since: Mono,
+    /// The next primary, once it is known.
+    pub chosen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +129,9 @@ impl Cluster {
             listeners: self.listener_statuses(now),
             servers: self.server_statuses(now),
             outlook: self.outlook(),
+            at_risk: None,
+            operation: None,
+            outcasts: Vec::new(),
         }
     }
 
