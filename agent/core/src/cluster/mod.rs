@@ -38,7 +38,7 @@ pub use event::{Action, Entry, Event, Pace, Pause, Remembered, Stage};
 pub use health::{Evidence, Health};
 pub use operate::Refusal;
 pub use plan::{Plan, on_removal};
-pub use status::{ClusterStatus, ListenerState, ListenerStatus, ServerStatus};
+pub use status::{ClusterStatus, ListenerState, ListenerStatus, OperationStatus, ServerStatus};
 pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 

@@ -10,6 +10,7 @@ use super::{Cluster, Pause, Stage};
 use crate::config::{FailoverMode, ListenerRole, Promotion};
 use crate::mapping::Route;
 use crate::observation::{Flavour, IoThread};
+use crate::operation::{Kind, OpId, Outcast, Step};
 use crate::{ClusterName, Epoch, Mono};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,21 @@ pub struct ClusterStatus {
     pub outlook: String,
     /// What a failover would lose now, in words; `None` where there is nobody to fail over from or to.
     pub at_risk: Option<String>,
+    pub operation: Option<OperationStatus>,
+    /// Servers that must not take writes until they have been compared with the primary.
+    pub outcasts: Vec<Outcast>,
+}
+
+/// An operation under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationStatus {
+    pub id: OpId,
+    pub kind: Kind,
+    pub step: Step,
+    /// When the operation began.
+    pub since: Mono,
+    /// The next primary, once it is known.
+    pub chosen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +132,14 @@ impl Cluster {
             servers: self.server_statuses(now),
             outlook: self.outlook(),
             at_risk: at_risk(self.view(now)).map(|risk| risk.words(self.view(now))),
+            operation: self.run.as_ref().map(|run| OperationStatus {
+                id: run.op.id,
+                kind: run.op.kind,
+                step: run.op.step,
+                since: run.began_at,
+                chosen: run.op.chosen,
+            }),
+            outcasts: self.outcasts.values().cloned().collect(),
         }
     }
 

@@ -293,6 +293,7 @@ impl Cluster {
                 Journal::Failed(_) => {
                     run.stuck = None;
                     run.journal = Journal::Writing;
+                    run.op.serial += 1;
                     for order in &run.first {
                         let pending = Pending { task: order.task.clone(), since: now, aside: false };
                         run.pending.insert(order.id, pending);

@@ -32,6 +32,9 @@ struct Seen {
     now: Mono,
 }
 
+static NOBODY: std::collections::BTreeMap<std::net::SocketAddr, crate::operation::Outcast> =
+    std::collections::BTreeMap::new();
+
 impl Seen {
     fn nothing() -> Self {
         let config = config(3);
@@ -113,7 +116,14 @@ impl Seen {
     }
 
     fn view(&self) -> View<'_> {
-        View { config: &self.config, servers: &self.servers, primary: Some(db(1)), open: true, now: self.now }
+        View {
+            config: &self.config,
+            servers: &self.servers,
+            primary: Some(db(1)),
+            open: true,
+            outcasts: &NOBODY,
+            now: self.now,
+        }
     }
 
     fn proof(&self) -> Option<Proof> {
