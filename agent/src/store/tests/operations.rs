@@ -55,7 +55,10 @@ pub(super) fn failover(id: u64) -> Operation {
         chosen: Some(address("10.0.0.12:3306")),
         goal: Some(executed),
         suspects: BTreeSet::from([address("10.0.0.11:3306")]),
-        disarmed: false,
+        disarmed: None,
+        promotion_began: false,
+        old_origin: shunt_core::operation::Origin::default(),
+        followers: BTreeSet::new(),
         salvaged: None,
         left_out: BTreeMap::from([(address("10.0.0.13:3306"), "it has no binary log".into())]),
     }
@@ -86,7 +89,7 @@ fn an_operation_outlives_the_store_as_it_stood_at_its_newest_step() {
     let first = failover(7);
     let second = at(first.clone(), Step::Fence);
     let mut third = at(second.clone(), Step::Promote);
-    third.disarmed = true;
+    third.disarmed = Some(shunt_core::gtid::History::empty(shunt_core::observation::Flavour::Mysql));
     let mut store = open(&dir);
     assert_eq!(store.unfinished(&orders).unwrap(), None);
     assert_eq!(store.last_operation(&orders).unwrap(), OpId(0));

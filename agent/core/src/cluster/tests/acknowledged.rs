@@ -32,8 +32,7 @@ struct Seen {
     now: Mono,
 }
 
-static NOBODY: std::collections::BTreeMap<std::net::SocketAddr, crate::operation::Outcast> =
-    std::collections::BTreeMap::new();
+static NOBODY: BTreeMap<SocketAddr, crate::operation::Outcast> = BTreeMap::new();
 
 impl Seen {
     fn nothing() -> Self {
