@@ -4,12 +4,12 @@
 //! A tick's way: [`task`] paces, [`session`] connects and asks, [`mysql`] and [`mariadb`] have the words and read the
 //! answers, [`classify`] names what failed, [`socket`] notices a connection that breaks between ticks.
 
-mod answer;
-mod classify;
+pub(crate) mod answer;
+pub(crate) mod classify;
 mod mariadb;
-mod mysql;
-mod session;
-mod socket;
+pub(crate) mod mysql;
+pub(crate) mod session;
+pub(crate) mod socket;
 mod task;
 
 use std::net::SocketAddr;
