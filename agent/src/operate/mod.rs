@@ -1,0 +1,3 @@
+//! What operations do on servers: the executors of `shunt_core::operation::Task`.
+
+pub mod salvage;
