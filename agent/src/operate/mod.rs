@@ -11,6 +11,7 @@ pub mod grants;
 mod link;
 mod mariadb;
 mod mysql;
+pub mod salvage;
 mod standing;
 mod tasks;
 mod work;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::answer::{Rows, name_values};
 use super::classify::{kind, of_io, words};
 use super::socket::{Mark, News, Socket};
-use super::{ProbeSpec, mariadb, mysql};
+use super::{ProbeSpec, mariadb, mysql, promoter};
 use crate::config::Password;
 
 /// The variables that tell the flavours and capabilities apart.
@@ -208,16 +208,17 @@ async fn ask_capabilities(conn: &mut Conn, spec: &ProbeSpec) -> Result<Capabilit
         kind: kind(error),
         detail: format!("asking {} what it has: {}{}", spec.server, words(error), hint(error, flavour)),
     };
-    let rows = run(conn, VARIABLES).await.map_err(|e| failed(&e, Flavour::Mysql))?;
+    let asked = if spec.promotes { format!("{VARIABLES};{}", promoter::expiry(spec)) } else { VARIABLES.to_owned() };
+    let rows = run(conn, &asked).await.map_err(|e| failed(&e, Flavour::Mysql))?;
     let variables = name_values(rows.first().map_or(&[], Vec::as_slice));
     if let Some(identity) = mariadb::identity(&variables) {
-        return Ok(Capabilities::Mariadb(mariadb::Capabilities::new(identity, &variables)));
+        return Ok(Capabilities::Mariadb(mariadb::Capabilities::new(identity, &variables, spec.promotes)));
     }
     let Some(identity) = mysql::identity(&variables) else {
         let detail = format!("{} speaks MySQL and is neither MySQL nor MariaDB", spec.server);
         return Err(Failure { kind: FailureKind::NotMysql, detail });
     };
-    let mut found = mysql::Capabilities::new(identity, &variables);
+    let mut found = mysql::Capabilities::new(identity, &variables, spec.promotes);
     for form in mysql::STATUS_FORMS {
         found.status_form = form;
         match run(conn, form).await {
