@@ -335,10 +335,6 @@ impl Agent {
                 "clusters.d cannot be read; every listener stays as the kernel has it: see `shunt config check`";
             alarms.push((None, Alarm { kind: AlarmKind::ConfigBroken, message: message.to_owned() }));
         }
-        alarms.extend(loaded.not_in_force.iter().map(|setting| {
-            let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
-            (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
-        }));
         *write(&self.config_alarms) = alarms;
     }
 

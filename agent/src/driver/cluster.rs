@@ -8,6 +8,7 @@ use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace, Pl
 use shunt_core::config::{ClusterConfig, FailoverMode};
 use shunt_core::datapath::{Change, Datapath};
 use shunt_core::observation::Observation;
+use shunt_core::operation::{Intent, OpId};
 use shunt_core::{ClusterName, Epoch, Mono};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -63,6 +64,23 @@ pub enum Request {
         reply: Reply,
     },
     Resume {
+        by: String,
+        reply: Reply,
+    },
+    /// A failover or a switchover, or a dry run of one. Answered as soon as it has begun.
+    Operate {
+        intent: Intent,
+        reply: oneshot::Sender<Result<OpId, Problem>>,
+    },
+    /// A server that was cast out is to be compared anew.
+    Rejoin {
+        server: SocketAddr,
+        by: String,
+        reply: Reply,
+    },
+    /// The mark is to be taken from a server that was cast out.
+    Clear {
+        server: SocketAddr,
         by: String,
         reply: Reply,
     },
@@ -360,6 +378,15 @@ impl ClusterTask {
                 self.forget_lost_pins().await;
                 Served { actions, answer: None, done: Some(reply) }
             }
+            // They are refused until the machine carries operations out.
+            Request::Operate { reply, .. } => {
+                let _ = reply.send(Err(no_operations()));
+                Vec::new().into()
+            }
+            Request::Rejoin { reply, .. } | Request::Clear { reply, .. } => {
+                let _ = reply.send(Err(no_operations()));
+                Vec::new().into()
+            }
             Request::LeaseLapsed(listeners) => self.handle(Event::LeaseLapsed { listeners }).into(),
             Request::Status(reply) => {
                 let _ = reply.send(self.machine.status(self.now()));
@@ -436,6 +463,16 @@ impl ClusterTask {
 impl From<Vec<Action>> for Served {
     fn from(actions: Vec<Action>) -> Self {
         Self { actions, answer: None, done: None }
+    }
+}
+
+fn no_operations() -> Problem {
+    Problem {
+        schema_version: SCHEMA_VERSION,
+        code: ProblemCode::Failed,
+        error: "this version of the agent carries no operations out".to_owned(),
+        hint: None,
+        details: None,
     }
 }
 

@@ -5,14 +5,14 @@
 //! answers, with [`semi_sync`] and [`promoter`] for what both say alike, [`classify`] names what failed, [`socket`] notices
 //! a connection that breaks between ticks.
 
-mod answer;
-mod classify;
+pub(crate) mod answer;
+pub(crate) mod classify;
 mod mariadb;
-mod mysql;
+pub(crate) mod mysql;
 mod promoter;
 mod semi_sync;
-mod session;
-mod socket;
+pub(crate) mod session;
+pub(crate) mod socket;
 mod task;
 
 use std::net::SocketAddr;

@@ -19,6 +19,8 @@ pub struct Health {
     trouble: Option<Trouble>,
     /// By channel: the last mark of something received, and when it last differed.
     received: BTreeMap<String, (String, Mono)>,
+    /// Answers to questions from before this are older than what was done to the server since.
+    changed_at: Option<Mono>,
     /// It has been seen replicating from a server of the cluster while it was read-only. Its turning writable without a
     /// source is then a promotion that was witnessed.
     seen_as_replica: bool,
@@ -61,6 +63,7 @@ pub enum Evidence {
 impl Health {
     pub fn observe(&mut self, seen: &Observation) {
         match &seen.outcome {
+            Outcome::Answered(_) if self.changed_at.is_some_and(|at| seen.at - seen.took < at) => self.trouble = None,
             Outcome::Answered(state) => {
                 self.trouble = None;
                 self.note_received(&state.channels, seen.at);
@@ -80,6 +83,19 @@ impl Health {
     /// Forgets that it was ever a replica: it has been made the primary, and the next promotion is another story.
     pub fn note_primary(&mut self) {
         self.seen_as_replica = false;
+    }
+
+    /// It was just made a primary, whatever it last said.
+    pub fn note_writable(&mut self, at: Mono) {
+        self.changed_at = Some(at);
+        self.trouble = None;
+        self.received.clear();
+        if let Some(answer) = &mut self.answer {
+            answer.at = at;
+            answer.took = Duration::ZERO;
+            (answer.state.read_only, answer.state.super_read_only) = (false, false);
+            answer.state.channels.clear();
+        }
     }
 
     pub const fn was_replica(&self) -> bool {

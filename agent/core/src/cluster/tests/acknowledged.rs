@@ -32,6 +32,8 @@ struct Seen {
     now: Mono,
 }
 
+static NOBODY: BTreeMap<SocketAddr, crate::operation::Outcast> = BTreeMap::new();
+
 impl Seen {
     fn nothing() -> Self {
         let config = config(3);
@@ -113,7 +115,14 @@ impl Seen {
     }
 
     fn view(&self) -> View<'_> {
-        View { config: &self.config, servers: &self.servers, primary: Some(db(1)), open: true, now: self.now }
+        View {
+            config: &self.config,
+            servers: &self.servers,
+            primary: Some(db(1)),
+            open: true,
+            outcasts: &NOBODY,
+            now: self.now,
+        }
     }
 
     fn proof(&self) -> Option<Proof> {
