@@ -5,7 +5,7 @@
 //! nat postrouting                 masquerade what we have mapped, or take an address of the listener's pool
 //! filter input, forward, output   @live → accept;  other TCP, and ICMP that is related to a flow → chain guard
 //! chain guard                     of our listeners? → chain fence
-//! chain fence                     new and live → chain admit;  not live: RST or silence
+//! chain fence                     new and live → chain admit;  spared → accept, unless blocked;  not live: RST or silence
 //! chain admit                     too many connections? RST
 //! filter output, early            our own questions to the ends of severed flows: leave them to no flow
 //! ```
@@ -21,8 +21,9 @@ use std::collections::BTreeSet;
 use crate::schema::{Family, Groups, Kind, Reason, SLOTS, SetId, TICKLE_MARK};
 pub use expr::Expr;
 use expr::{
-    STATE_INVALID, STATE_NEW, STATE_RELATED, STATUS_CONFIRMED, STATUS_DNAT, Side, any_of, client, established, live,
-    not_a_pure_syn, not_tcp, of_tcp, original, packet, protocol, pure_syn, registers, reset_bit, state, status, tcp,
+    STATE_INVALID, STATE_NEW, STATE_RELATED, STATUS_CONFIRMED, STATUS_DNAT, Side, any_of, blocked, client, established,
+    live, not_a_pure_syn, not_tcp, of_tcp, original, packet, protocol, pure_syn, registers, reset_bit, spared, state,
+    status, tcp,
 };
 
 /// A chain: its name, what it hooks into, and its rules.
@@ -228,6 +229,15 @@ fn fence(groups: Groups) -> Vec<Rule> {
     for family in Family::BOTH {
         rule("new and live", &[state(STATE_NEW), pure_syn(), live(family), vec![Expr::Goto(ADMIT)]]);
     }
+    // A spared pair is not live: new connections cannot reach it, and its flows come this way. What a blocked client sends
+    // is dropped without an answer; what the server sends still reaches it.
+    for family in Family::BOTH {
+        let copied = vec![Expr::CopyWhole { group: groups.blocked }];
+        rule("of a blocked client", &[tcp(), established(), blocked(family), spared(family), copied, drop()]);
+    }
+    for family in Family::BOTH {
+        rule("spared", &[tcp(), established(), spared(family), vec![Expr::Accept]]);
+    }
     // Its client has closed that flow and uses the port again. The SYN is put back and finds the new way once the old
     // entry is gone; the severing thread learns from it that the client's end is closed.
     let told_and_replayed = [vec![Expr::Copy { group: groups.resets }], replayed()].concat();
@@ -235,6 +245,9 @@ fn fence(groups: Groups) -> Vec<Rule> {
     rule("its backend left", &[tcp(), established(), told()]);
     for family in Family::BOTH {
         rule("an error about a live flow", &[not_tcp(), live(family), vec![Expr::Accept]]);
+    }
+    for family in Family::BOTH {
+        rule("an error about a spared flow", &[not_tcp(), spared(family), vec![Expr::Accept]]);
     }
     rule("an error about a flow whose backend left", &[not_tcp(), drop()]);
     // What remains beside new flows are the resets of these very rules, which the kernel relates to their flows.

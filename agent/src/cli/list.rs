@@ -174,6 +174,7 @@ mod tests {
             reason: quarantined.then(|| "it has what the primary lacks".to_owned()),
             errant: quarantined.then(|| "3e11fa47-71ca-11e1-9e33-c80aa9429562:24-25".to_owned()),
             salvaged: quarantined.then(|| Salvaged {
+                stopped: None,
                 file: "/var/lib/shunt/salvage/orders-17.binlog".to_owned(),
                 gtids: "3e11fa47-71ca-11e1-9e33-c80aa9429562:24-25".to_owned(),
                 transactions: 2,

@@ -16,6 +16,11 @@ use crate::clock::Clock;
 /// The pace while evidence is being gathered, and the least time between two attempts to connect.
 const URGENT: Duration = Duration::from_millis(50);
 
+/// When it turns urgent, whoever is connected is asked at once and then this often for a short while: a replica notices the
+/// end of its source some milliseconds after we did, and the next 50 ms would be waited for in vain.
+const BURST_EVERY: Duration = Duration::from_millis(10);
+const BURST: Duration = Duration::from_millis(100);
+
 /// A server that is frozen takes connections all the same, and when it goes on it counts each that we gave up towards
 /// `max_connect_errors`; behind NAT reaching that blocks every client. So many attempts are evidence enough, after them
 /// there is one every so often.
@@ -31,6 +36,15 @@ struct Probe {
     observations: mpsc::Sender<Observation>,
     clock: Clock,
     phase: Duration,
+    /// Since when it is urgent, as far as this probe has taken notice.
+    urgent_since: Option<Mono>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tick {
+    Connect,
+    Ask,
 }
 
 pub async fn run(
@@ -41,12 +55,12 @@ pub async fn run(
 ) {
     let phase = phase(spec.server, spec.interval);
     let login = Login::new(spec.clone());
-    let Err(Gone) = (Probe { spec, cadence, observations, clock, phase }).observe(login).await;
+    let Err(Gone) = (Probe { spec, cadence, observations, clock, phase, urgent_since: None }).observe(login).await;
 }
 
 impl Probe {
     async fn observe(&mut self, mut login: Login) -> Result<std::convert::Infallible, Gone> {
-        self.next_tick().await?;
+        self.next(Tick::Connect).await?;
         let mut silent = 0;
         loop {
             let started = self.clock.now();
@@ -57,17 +71,17 @@ impl Probe {
                     if silent >= PATIENT_AFTER {
                         sleep(PATIENCE).await;
                     }
-                    self.next_tick().await?;
+                    self.next(Tick::Connect).await?;
                 }
                 Ok(session) => {
                     silent = 0;
                     let answered = self.keep_asking(session).await?;
                     if answered {
                         // It worked a moment ago: whether it still does is wanted at once. But a server that breaks every
-                        // connection is not to be hammered.
+                        // connection soon after it was made is not to be hammered.
                         sleep_until(self.clock.instant(started + URGENT).into()).await;
                     } else {
-                        self.next_tick().await?;
+                        self.next(Tick::Connect).await?;
                     }
                 }
             }
@@ -92,7 +106,7 @@ impl Probe {
                 }
             }
             tokio::select! {
-                ticked = self.next_tick() => ticked?,
+                ticked = self.next(Tick::Ask) => ticked?,
                 news = session.news() => if let News::Broken(error) = news {
                     session.abandon();
                     let now = self.clock.now();
@@ -110,15 +124,24 @@ impl Probe {
         self.observations.send(seen).await.map_err(|_| Gone)
     }
 
-    /// Waits for the next tick, by whatever cadence is in force by then.
-    async fn next_tick(&mut self) -> Result<(), Gone> {
+    /// Waits for the next tick, by whatever cadence is in force by then. That it has turned urgent is a tick of its own.
+    async fn next(&mut self, tick: Tick) -> Result<(), Gone> {
         let from = self.clock.now();
         loop {
-            let every = match *self.cadence.borrow_and_update() {
-                Cadence::Normal => self.spec.interval,
-                Cadence::Urgent => URGENT.min(self.spec.interval),
+            let cadence = *self.cadence.borrow_and_update();
+            let every = match (cadence, self.urgent_since) {
+                (Cadence::Normal, _) => {
+                    self.urgent_since = None;
+                    self.spec.interval
+                }
+                (Cadence::Urgent, None) => {
+                    self.urgent_since = Some(self.clock.now());
+                    return Ok(());
+                }
+                (Cadence::Urgent, Some(since)) if tick == Tick::Ask && from.since(since) < BURST => BURST_EVERY,
+                (Cadence::Urgent, Some(_)) => URGENT,
             };
-            let at = self.clock.instant(following(from, every, self.phase)).into();
+            let at = self.clock.instant(following(from, every.min(self.spec.interval), self.phase)).into();
             tokio::select! {
                 () = sleep_until(at) => return Ok(()),
                 changed = self.cadence.changed() => changed.map_err(|_| Gone)?,

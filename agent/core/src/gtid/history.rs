@@ -137,25 +137,66 @@ impl From<History> for Text {
 
 /// MariaDB's `@@gtid_binlog_state`: the last transaction of every domain *and* server that made it. A position tells only
 /// the domain's last, under which a diverged server's own transactions would disappear.
+///
+/// A difference of two also knows after which transactions it begins: without that nobody could fetch it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MariaHistory {
     /// By (domain, server), the sequence.
-    last: BTreeMap<(u32, u32), u64>,
+    last: BTreeMap<Place, u64>,
+    /// By the same, the sequence before the first one. Not there: everything from the beginning.
+    after: BTreeMap<Place, u64>,
 }
 
+/// Domain and server.
+type Place = (u32, u32);
+
 impl MariaHistory {
-    fn union(&self, other: &Self) -> Self {
-        let mut last = self.last.clone();
-        for (&place, &sequence) in &other.last {
-            let ours = last.entry(place).or_insert(sequence);
-            *ours = sequence.max(*ours);
+    /// By domain and server: the transactions after the first number, up to the second.
+    pub fn spans(&self) -> impl Iterator<Item = (Place, u64, u64)> {
+        self.last.iter().map(|(place, &last)| (*place, self.after(*place), last))
+    }
+
+    /// Up to which sequence of a server's it reaches; 0: it has none.
+    pub fn last(&self, place: Place) -> u64 {
+        self.last.get(&place).copied().unwrap_or(0)
+    }
+
+    pub fn contains(&self, place: Place, sequence: u64) -> bool {
+        sequence > self.after(place) && sequence <= self.last(place)
+    }
+
+    fn after(&self, place: Place) -> u64 {
+        self.after.get(&place).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, place: Place, after: u64, last: u64) {
+        let after = if self.last.contains_key(&place) { after.min(self.after(place)) } else { after };
+        let last = last.max(self.last(place));
+        self.last.insert(place, last);
+        if after == 0 {
+            self.after.remove(&place);
+        } else {
+            self.after.insert(place, after);
         }
-        Self { last }
+    }
+
+    fn union(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        for (place, after, last) in other.spans() {
+            both.add(place, after, last);
+        }
+        both
     }
 
     fn minus(&self, other: &Self) -> Self {
-        let had = |place| other.last.get(place).copied().unwrap_or(0);
-        Self { last: self.last.iter().filter(|(place, seq)| **seq > had(place)).map(|(&p, &s)| (p, s)).collect() }
+        let mut left = Self::default();
+        for (place, after, last) in self.spans() {
+            let had = other.last(place);
+            if last > had {
+                left.add(place, after.max(had), last);
+            }
+        }
+        left
     }
 
     /// Sequences are counted by domain, so servers share them: the count is the most that there can be.
@@ -168,6 +209,7 @@ impl MariaHistory {
                 let earlier = other.last.iter().filter(|&(&(d, _), &s)| d == domain && s < sequence);
                 earlier.map(|(_, &s)| s).max().unwrap_or(0)
             });
+            let had = had.max(self.after((domain, server)));
             let first = had + 1;
             texts.push(if first < sequence {
                 format!("{domain}-{server}-{first}..{domain}-{server}-{sequence}")
@@ -185,30 +227,39 @@ impl FromStr for MariaHistory {
     type Err = GtidError;
 
     fn from_str(text: &str) -> Result<Self, GtidError> {
-        let mut last = BTreeMap::new();
+        let mut history = Self::default();
         for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
             let bad = || GtidError::Maria(excerpt(member));
             let numbers: Vec<&str> = member.split('-').map(str::trim).collect();
+            let [domain, server, sequences] = *numbers else { return Err(bad()) };
+            let (first, last) = sequences.split_once("..").unwrap_or(("1", sequences));
             // `parse` alone would take a sign.
-            if numbers.iter().any(|number| !number.bytes().all(|b| b.is_ascii_digit())) {
+            if [domain, server, first, last].iter().any(|number| !number.bytes().all(|b| b.is_ascii_digit())) {
                 return Err(bad());
             }
-            let [domain, server, sequence] = *numbers else { return Err(bad()) };
             let place = (domain.parse().map_err(|_| bad())?, server.parse().map_err(|_| bad())?);
-            let sequence: u64 = sequence.parse().map_err(|_| bad())?;
-            let known = last.entry(place).or_insert(sequence);
-            *known = sequence.max(*known);
+            let (first, last): (u64, u64) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+            let after = first.saturating_sub(1);
+            if sequences.contains("..") && after >= last {
+                return Err(bad());
+            }
+            history.add(place, after, last);
         }
-        Ok(Self { last })
+        Ok(history)
     }
 }
 
-/// As the server writes it: `0-11-120,0-12-131`.
+/// As the server writes it: `0-11-120,0-12-131`. A difference that does not begin with the first transaction has its span:
+/// `0-12-122..131`.
 impl fmt::Display for MariaHistory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, ((domain, server), sequence)) in self.last.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            write!(f, "{comma}{domain}-{server}-{sequence}")?;
+        for (number, ((domain, server), after, last)) in self.spans().enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            write!(f, "{comma}{domain}-{server}-")?;
+            if after > 0 {
+                write!(f, "{}..", after + 1)?;
+            }
+            write!(f, "{last}")?;
         }
         Ok(())
     }

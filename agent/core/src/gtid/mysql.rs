@@ -17,6 +17,12 @@ pub struct GtidSet {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(String);
 
+impl Tag {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// First and last, both included; in order, with a gap between any two.
 type Intervals = Vec<(u64, u64)>;
 
@@ -32,6 +38,32 @@ impl GtidSet {
     /// How many transactions. More origins than fit in 64 bits are possible, more than in 128 are not.
     pub fn count(&self) -> u128 {
         self.origins.values().flatten().map(|(first, last)| u128::from(last - first) + 1).sum()
+    }
+
+    /// By origin, the first and last of every interval.
+    pub fn origins(&self) -> impl Iterator<Item = (Uuid, &Tag, &[(u64, u64)])> {
+        self.origins.iter().map(|((uuid, tag), intervals)| (*uuid, tag, intervals.as_slice()))
+    }
+
+    pub fn contains(&self, origin: &(Uuid, Tag), number: u64) -> bool {
+        let inside = |(first, last): &(u64, u64)| (*first..=*last).contains(&number);
+        self.origins.get(origin).is_some_and(|intervals| intervals.iter().any(inside))
+    }
+
+    /// Adds one transaction. A number that no server gives is not added.
+    pub fn insert(&mut self, origin: (Uuid, Tag), number: u64) {
+        if !(1..=LAST_NUMBER).contains(&number) {
+            return;
+        }
+        let intervals = self.origins.entry(origin).or_default();
+        match intervals.last_mut() {
+            // The usual case: transactions come in order.
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => {
+                intervals.push((number, number));
+                normalize(intervals);
+            }
+        }
     }
 
     /// Everything that is in one or the other.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{GtidError, GtidPosition, GtidSet, MariaGtid};
+use super::{GtidError, GtidPosition, GtidSet, History, MariaGtid, Tag};
 use crate::observation::Flavour;
 
 const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
@@ -177,6 +177,29 @@ fn almost() -> impl Strategy<Value = String> {
         "é",
     ]);
     prop::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn a_difference_of_mariadb_histories_knows_where_it_begins() {
+    let history = |text: &str| History::parse(Flavour::Mariadb, text).unwrap();
+    let left = history("0-11-135,0-12-90,1-11-7").minus(&history("0-11-130,0-12-131"));
+    assert_eq!(left.to_string(), "0-11-131..135,1-11-7");
+    assert_eq!(history(&left.to_string()), left);
+    let History::Mariadb(left) = left else { panic!("not MariaDB's") };
+    assert!(left.contains((0, 11), 131) && left.contains((0, 11), 135) && left.contains((1, 11), 1));
+    assert!(!left.contains((0, 11), 130) && !left.contains((0, 11), 136) && !left.contains((0, 12), 90));
+    assert!(History::parse(Flavour::Mariadb, "0-11-9..8").is_err());
+}
+
+#[test]
+fn transactions_are_added_one_by_one_in_any_order() {
+    let origin = (A.parse().unwrap(), Tag::default());
+    let mut gathered = GtidSet::default();
+    for number in [4, 5, 1, 2, 9, 3, u64::MAX, 0] {
+        gathered.insert(origin.clone(), number);
+    }
+    assert_eq!(gathered, set(&format!("{A}:1-5:9")));
+    assert!(gathered.contains(&origin, 3) && !gathered.contains(&origin, 6));
 }
 
 proptest! {

@@ -160,7 +160,11 @@ pub struct Salvaged {
     pub transactions: u64,
     /// Rows changed, by table.
     pub tables: Vec<(String, u64)>,
+    /// All of them, if that was asked for.
     pub applied: bool,
+    /// Why not all were applied though it was asked for, and which were.
+    #[serde(default)]
+    pub stopped: Option<String>,
 }
 
 /// Why a task did not come to its end.

@@ -1,0 +1,147 @@
+//! Saving what a former primary has and its successor lacks. The transactions are fetched from its binary logs over the
+//! MySQL protocol, as a replica would fetch them, and kept: as a binary log file, with a list for people beside it. Only
+//! then, and only if that is wanted, they are applied to the successor.
+//!
+//! The file and the list contain the operator's data: they are readable by the agent's user alone, and nothing here deletes
+//! them.
+//!
+//! A salvage may read as much as a server wrote while nobody looked. It runs on a thread of its own, holds a piece of an
+//! event in memory and never a transaction, and ends when its time is up or nobody waits for it any more.
+
+mod bytes;
+mod event;
+mod fetch;
+mod keep;
+mod list;
+mod log;
+mod login;
+mod query;
+mod request;
+mod rows;
+mod tls;
+mod trouble;
+mod wire;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shunt_core::gtid::History;
+use shunt_core::operation::{Cause, Salvaged, TaskError};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use keep::{Keep, Part};
+use list::Total;
+use log::Log;
+pub use login::Login;
+use trouble::Trouble;
+
+/// How the files of a server's salvage in an operation are named, but for `.binlog` and `.txt`: `orders-17-10.0.0.11_3306`.
+/// The operation is `orders/17`.
+pub fn file_name(operation: &str, server: SocketAddr) -> String {
+    let host = match server.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => ip.to_string().replace(':', "-"),
+    };
+    format!("{}-{host}_{}", operation.replace('/', "-"), server.port())
+}
+
+/// Fetches the transactions `lacking` from the binary logs of `from`, keeps them as `name.binlog` and `name.txt` in
+/// `folder`, and with `into` applies them there. That they could not all be applied is no error: they are kept, and
+/// [`Salvaged::stopped`] says why.
+pub async fn salvage(
+    from: &Login,
+    lacking: &History,
+    folder: &Path,
+    name: &str,
+    into: Option<&Login>,
+    within: Duration,
+) -> Result<Salvaged, TaskError> {
+    let work = Work {
+        from: from.clone(),
+        lacking: lacking.clone(),
+        folder: folder.to_path_buf(),
+        name: name.to_owned(),
+        into: into.cloned(),
+    };
+    let server = from.server;
+    let broke = |why: &str| TaskError { cause: Cause::Unknown, message: format!("salvaging from {server}: {why}") };
+    let (tell, told) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("salvage".into());
+    thread.spawn(move || work.run(within, tell)).map_err(|e| broke(&e.to_string()))?;
+    // The library that decompresses, or that encrypts, may panic on what a strange server says: that ends the thread only.
+    told.await.unwrap_or_else(|_| Err(broke("it ended unexpectedly")))
+}
+
+struct Work {
+    from: Login,
+    lacking: History,
+    folder: PathBuf,
+    name: String,
+    into: Option<Login>,
+}
+
+impl Work {
+    fn run(&self, within: Duration, mut tell: oneshot::Sender<Result<Salvaged, TaskError>>) {
+        let doing = format!("salvaging from {}", self.from.server);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let done = match runtime {
+            Err(error) => Err(Trouble::Refused(format!("no runtime: {error}"))),
+            Ok(runtime) => runtime.block_on(async {
+                tokio::select! {
+                    // Nobody waits any more.
+                    () = tell.closed() => Err(Trouble::Late),
+                    done = timeout(within, self.all()) => done.unwrap_or(Err(Trouble::Late)),
+                }
+            }),
+        };
+        let _ = tell.send(done.map_err(|trouble| trouble.told(&doing)));
+    }
+
+    async fn all(&self) -> Result<Salvaged, Trouble> {
+        let (file, total) = self.keep().await?;
+        Ok(Salvaged {
+            file: file.display().to_string(),
+            gtids: self.lacking.to_string(),
+            transactions: total.transactions,
+            tables: total.tables.into_iter().collect(),
+            applied: false,
+            stopped: None,
+        })
+    }
+
+    /// Fetches and lists. Only what can be read back gets a name.
+    async fn keep(&self) -> Result<(PathBuf, Total), Trouble> {
+        if self.name.contains('/') || self.name.is_empty() {
+            return Err(Trouble::Refused(format!("{:?} cannot name a file", self.name)));
+        }
+        let binlog = format!("{}.binlog", self.name);
+        let mut wire = self.from.open().await?;
+        let mut keep = Keep::create(&self.folder, &binlog)?;
+        fetch::fetch(&mut wire, &self.lacking, &mut keep).await?;
+        drop(wire);
+        let mut part = keep.into_part();
+        let unreadable = |error| Trouble::File("what was fetched cannot be read back".into(), error);
+        let mut log = Log::open(part.so_far()?).map_err(unreadable)?;
+        let mut text = Part::create(&self.folder, &format!("{}.txt", self.name))?;
+        text.write(self.head(&binlog).as_bytes())?;
+        let total = list::list(&mut log, &mut text).await?;
+        text.finish()?;
+        Ok((part.finish()?, total))
+    }
+
+    /// What the list begins with.
+    fn head(&self, binlog: &str) -> String {
+        let (reader, set) = match self.lacking {
+            History::Mysql(_) => ("mysqlbinlog", "gtids"),
+            History::Mariadb(_) => ("mariadb-binlog", "transactions by domain, server and sequence"),
+        };
+        let server = self.from.server;
+        format!(
+            "Transactions that {server} had and its successor lacked.\nThey are in {binlog}, which {reader} reads.\n\
+             {set}: {}\n\n",
+            self.lacking
+        )
+    }
+}
