@@ -51,9 +51,9 @@ impl World {
         if client.attempt != attempt || !client.waits {
             return;
         }
-        let (p, listener) = (client.proxy, client.listener);
+        let (p, listener, flow) = (client.proxy, client.listener, client.flow);
         self.lapse_if_due(p);
-        let (server, generation) = match client.flow {
+        let (server, generation) = match flow {
             Some((server, generation)) => {
                 if !self.proxies[p].kernel.lets_pass(listener, db(server), self.now) {
                     self.flow_ends(c);

@@ -238,7 +238,6 @@ impl World {
             }
             Fault::Clears { p, who } => {
                 let server = db(self.who(who));
-                self.cleared(p, number(server));
                 self.tell_agent(p, Event::Clear { server, by: "operator".to_owned() });
             }
             Fault::StaleNews { p, draw } => self.stale_news(p, draw),

@@ -112,7 +112,7 @@ impl Gtids {
         let mut members: Vec<String> = Vec::new();
         let mut last: Option<Txn> = None;
         let mut first = 0;
-        let mut close = |last: Option<Txn>, first: u32, members: &mut Vec<String>| {
+        let close = |last: Option<Txn>, first: u32, members: &mut Vec<String>| {
             if let (Some(last), Some(member)) = (last, members.last_mut()) {
                 let interval =
                     if first == last.number { format!(":{first}") } else { format!(":{first}-{}", last.number) };

@@ -11,7 +11,6 @@ use shunt_core::operation::{Kind, Operation, Step, Trigger};
 use shunt_core::Mono;
 
 use super::gtids::{Gtids, Txn};
-use super::proxy::Agent;
 use super::server::{Io, db, number};
 use super::world::World;
 
@@ -265,12 +264,12 @@ impl World {
             let kernel = &self.proxies[p].kernel;
             let mut led: Vec<_> = self.primary_listeners(p).iter().filter_map(|&l| kernel.leads(l)).collect();
             led.dedup();
-            let free = self.proxies[p].store.pins.is_empty();
+            let (free, ahead) = (self.proxies[p].store.pins.is_empty(), kernel.epoch > self.proxies[p].store.epoch);
             if free && led.iter().any(|&l| kernel.primary != Some(l)) {
                 let detail = format!("proxy{} leads to {led:?}, the primary is {:?}", p + 1, kernel.primary);
                 self.violated(Invariant::OneWriter, detail);
             }
-            if kernel.epoch > self.proxies[p].store.epoch {
+            if ahead {
                 self.violated(Invariant::NothingStaleActs, "the kernel is ahead of what is written down".to_owned());
             }
         }
@@ -324,12 +323,5 @@ impl World {
             Route::Single(to) => Some(number(to)),
             Route::Spread(_) | Route::Hold(_) | Route::Refuse => None,
         })
-    }
-}
-
-impl Agent {
-    /// Whether an operation is under way, by its own word.
-    pub fn is_operating(&self) -> bool {
-        !self.orders.is_empty()
     }
 }

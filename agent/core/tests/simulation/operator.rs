@@ -14,9 +14,6 @@ impl World {
         if self.proxies[p].agent.is_none() || self.proxies[p].frozen || self.proxies[p].busy {
             return;
         }
-        if intent.allow_loss {
-            self.loss_allowed(p);
-        }
         self.tell_agent(p, Event::Operate(intent));
     }
 
@@ -46,7 +43,6 @@ impl World {
         }
         tell!(self, "an operator pins proxy{} to db{}", p + 1, n + 1);
         self.proxies[p].store.pins.insert(None, db(n));
-        self.pinned(p);
         self.tell_agent(p, Event::Pin { listener: None, server: db(n) });
     }
 

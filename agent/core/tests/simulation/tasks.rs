@@ -12,7 +12,7 @@ use shunt_core::operation::{
 use super::gtids::{Gtids, Txn};
 use super::history::tell;
 use super::network::Node;
-use super::server::{Io, Life, db, number};
+use super::server::{Io, Life, number};
 use super::world::{Happening, World};
 
 /// A connection that is not made by then is given up.
@@ -440,8 +440,14 @@ impl World {
             applied = true;
         }
         let transactions = gtids.iter().count() as u64;
-        let salvaged =
-            Salvaged { file: "salvaged".to_owned(), gtids: gtids.text(), transactions, tables: Vec::new(), applied };
+        let salvaged = Salvaged {
+            file: "salvaged".to_owned(),
+            gtids: gtids.text(),
+            transactions,
+            tables: Vec::new(),
+            applied,
+            stopped: None,
+        };
         Told::Ends(Ok(Report::Salvaged(salvaged)))
     }
 
@@ -507,9 +513,4 @@ fn whom(task: &Task) -> String {
         _ => String::new(),
     };
     task.server().map(name).unwrap_or_default() + &more
-}
-
-/// The addresses of a scenario's servers.
-pub fn addresses(servers: usize) -> impl Iterator<Item = std::net::SocketAddr> {
-    (0..servers).map(db)
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use shunt_core::Mono;
-use shunt_core::cluster::Event;
 use shunt_core::observation::Outcome;
 
 use super::client::Client;
@@ -33,8 +32,6 @@ pub enum Happening {
     ProbeAsks { p: usize, life: u64, s: usize },
     ProbeArrives { p: usize, life: u64, s: usize, asked: Mono, round: u64 },
     ProbeEnds { p: usize, life: u64, s: usize, asked: Mono, round: u64, outcome: Box<Outcome> },
-    /// The agent gets round to an event.
-    Told { p: usize, life: u64, event: Box<Event> },
     Deadline { p: usize, life: u64, at: Mono },
     AgentStarts { p: usize },
     Thaws { p: usize },
@@ -182,11 +179,6 @@ impl World {
             Happening::ProbeArrives { p, life, s, asked, round } => self.probe_arrives(p, life, s, asked, round),
             Happening::ProbeEnds { p, life, s, asked, round, outcome } => {
                 self.probe_ends(p, life, s, asked, round, *outcome);
-            }
-            Happening::Told { p, life, event } => {
-                if self.proxies[p].life == life {
-                    self.tell_agent(p, *event);
-                }
             }
             Happening::Deadline { p, life, at } => self.deadline(p, life, at),
             Happening::AgentStarts { p } => self.agent_starts(p),
