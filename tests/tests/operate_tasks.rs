@@ -367,6 +367,23 @@ each_flavour! {
         Ok(())
     }
 
+    fn a_session_that_is_in_the_way_is_waited_for_or_ended(install) {
+        Bench::start(install, 1, &[])?.run(async |cluster, tasks| {
+            let server = addresses(cluster)[0];
+            let mut client = client(server, cluster.flavour()).await?;
+            client.query_drop("LOCK TABLES app.t WRITE").await?;
+            let task = |end_sessions| Task::MakeReadOnly { server, end_sessions };
+            let spared = tasks.order(task(false), Duration::from_secs(2)).await;
+            ensure!(matches!(&spared, Err(error) if error.cause == Cause::Unknown), "{spared:?}");
+            client.query_drop("INSERT INTO app.t (note) VALUES ('goes on')").await?;
+            ensure!(!tasks.standing(Task::Examine { server }).await?.read_only);
+            ensure!(tasks.twice(task(true)).await?.read_only);
+            ensure!(client.query_drop("INSERT INTO app.t (note) VALUES ('is over')").await.is_err());
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     fn what_the_user_lacks_is_named_before_anything_is_changed_and_what_is_named_is_enough(install) {
         Bench::start(install, 2, &[])?.run(async |cluster, _| {
             let db = addresses(cluster);
