@@ -109,7 +109,7 @@ fn state_of_mariadb(install: &Install) -> Result<()> {
     let history = |text: &str| History::parse(observation::Flavour::Mariadb, text);
     let mut numbers = Numbers(20_251_122);
     let mut made = history("")?;
-    let mut write = |cluster: &mut Cluster, domain: u64, server: u64, sequence: u64| -> Result<String> {
+    let write = |cluster: &mut Cluster, domain: u64, server: u64, sequence: u64| -> Result<String> {
         for setting in [("gtid_domain_id", domain), ("server_id", server), ("gtid_seq_no", sequence)] {
             cluster.server(0).sql(&format!("SET SESSION {} = {}", setting.0, setting.1))?;
         }

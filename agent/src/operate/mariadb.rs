@@ -68,7 +68,7 @@ impl Mariadb {
     }
 
     /// Stops, changes and starts.
-    fn repoint(&self, look: &Look, source: &Source<'_>, between: Script) -> Script {
+    fn repoint(look: &Look, source: &Source<'_>, between: Script) -> Script {
         let name = connection(look);
         let mut script = vec![format!("STOP SLAVE{name}")];
         // What a former primary wrote is in its binary log only, and would be asked for again.
@@ -194,7 +194,7 @@ impl Dialect for Mariadb {
     }
 
     fn catch_up(&self, look: &Look, source: &Source<'_>) -> Script {
-        self.repoint(look, source, Vec::new())
+        Self::repoint(look, source, Vec::new())
     }
 
     fn promote(&self, look: &Look, semi_sync: bool) -> Script {
@@ -216,7 +216,7 @@ impl Dialect for Mariadb {
                 semi_sync.push("SET GLOBAL rpl_semi_sync_slave_enabled = ON".to_owned());
             }
         }
-        self.repoint(look, source, semi_sync)
+        Self::repoint(look, source, semi_sync)
     }
 }
 
