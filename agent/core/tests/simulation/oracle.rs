@@ -160,7 +160,10 @@ impl World {
     }
 
     pub fn follows(&mut self, s: usize, source: usize) {
-        self.only_subsets_rejoin(s, source);
+        // Whoever goes on receiving from where it received before does not rejoin.
+        if self.servers[s].source != Some(source) {
+            self.only_subsets_rejoin(s, source);
+        }
     }
 
     pub fn operation_ends(&mut self, p: usize, operation: &Operation, ending: &Ending) {

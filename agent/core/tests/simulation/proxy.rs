@@ -16,6 +16,9 @@ use super::mutation::Mutation;
 use super::server::number;
 use super::world::{Happening, World};
 
+/// Whoever has more to do than this at one moment goes round in circles.
+const MOST_ACTIONS: u32 = 1_000;
+
 /// What the agent writes down.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
@@ -253,7 +256,13 @@ impl World {
     fn carry_out(&mut self, p: usize, actions: Vec<Action>) {
         let life = self.proxies[p].life;
         let mut actions = VecDeque::from(actions);
+        let mut count = 0;
         while let Some(action) = actions.pop_front() {
+            count += 1;
+            if count == MOST_ACTIONS {
+                self.machine_spins(p, self.now);
+                return;
+            }
             let follows = match action {
                 Action::Record(entry) => {
                     tell!(self, "agent{}: {}: {}", p + 1, entry.kind, entry.message);
@@ -403,15 +412,19 @@ impl World {
         if self.proxies[p].life != life {
             return;
         }
+        let waits = self.proxies[p].frozen || self.proxies[p].busy;
         let Some(agent) = &mut self.proxies[p].agent else { return };
         if agent.deadline != Some(at) {
+            return;
+        }
+        if waits {
+            self.later(Duration::from_millis(20), Happening::Deadline { p, life, at });
             return;
         }
         agent.deadline = None;
         self.tell_agent(p, Event::Deadline);
         self.set_deadline(p);
         let again = self.proxies[p].agent.as_ref().is_some_and(|a| a.deadline == Some(at));
-        let again = again && !self.proxies[p].frozen && !self.proxies[p].busy;
         if again {
             self.machine_spins(p, at);
         }
