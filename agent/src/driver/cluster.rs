@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::lease::Renewals;
+use super::operate::Owed;
+use super::tasks::{Logins, Outcome, Tasks, Tools};
 use super::worker::Worker;
 use crate::clock::Clock;
-use crate::config::Credentials;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
 use crate::probe::{self, Cadence, ProbeHandle, ProbeSpec};
 use crate::store;
@@ -33,6 +34,7 @@ pub struct Shared {
     pub datapath: Worker<Box<dyn Datapath>>,
     pub counters: Counters,
     pub renewals: Renewals,
+    pub tools: Tools,
 }
 
 /// The way to a cluster's task. Dropping it ends the task and its probes; the kernel keeps what it holds.
@@ -40,7 +42,7 @@ pub struct ClusterHandle {
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<ClusterStatus>,
     pub config: ClusterConfig,
-    pub login: Credentials,
+    pub login: Logins,
 }
 
 /// What an operator, or a reload, asks of a cluster.
@@ -86,7 +88,7 @@ pub enum Request {
     },
     Reconfigure {
         config: Box<ClusterConfig>,
-        login: Credentials,
+        login: Logins,
         reply: oneshot::Sender<()>,
     },
     /// The kernel has stopped these listeners.
@@ -116,11 +118,11 @@ enum Undone {
     Lapsed(Vec<SocketAddr>),
 }
 
-struct ClusterTask {
-    name: ClusterName,
-    machine: Cluster,
-    shared: Shared,
-    login: Credentials,
+pub(super) struct ClusterTask {
+    pub(super) name: ClusterName,
+    pub(super) machine: Cluster,
+    pub(super) shared: Shared,
+    login: Logins,
     requests: mpsc::Receiver<Request>,
     observations: mpsc::Receiver<Observation>,
     observer: mpsc::Sender<Observation>,
@@ -129,13 +131,16 @@ struct ClusterTask {
     status: watch::Sender<ClusterStatus>,
     /// The epoch that the store has.
     written: Epoch,
+    pub(super) tasks: Tasks,
+    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    pub(super) owed: Owed,
 }
 
 impl ClusterHandle {
     /// Starts the task. It returns when the cluster's first plan has been carried out, or has failed.
     pub async fn start(
         config: ClusterConfig,
-        login: Credentials,
+        login: Logins,
         remembered: shunt_core::cluster::Remembered,
         shared: Shared,
     ) -> Self {
@@ -146,6 +151,7 @@ impl ClusterHandle {
         let kept_login = login.clone();
         let (machine, actions) = Cluster::new(config.clone(), remembered, now);
         let (status, watched) = watch::channel(machine.status(now));
+        let (tasks, outcomes) = Tasks::new(config.name.clone(), login.clone(), shared.tools.clone());
         let mut task = ClusterTask {
             name: config.name.clone(),
             machine,
@@ -158,6 +164,9 @@ impl ClusterHandle {
             probes: BTreeMap::new(),
             status,
             written,
+            tasks,
+            outcomes,
+            owed: Owed::default(),
         };
         task.carry_out(actions).await;
         task.set_probes();
@@ -196,6 +205,7 @@ impl ClusterTask {
                     None => return,
                 },
                 Some(seen) = self.observations.recv() => self.handle(Event::Observed(seen)).into(),
+                Some((order, result)) = self.outcomes.recv() => self.handle(Event::TaskDone { order, result }).into(),
                 () = sleep => self.handle(Event::Deadline).into(),
             };
             if !actions.is_empty() {
@@ -218,11 +228,11 @@ impl ClusterTask {
         answer.map(|done| format!("{done}, but it is not in force yet: {trouble}"))
     }
 
-    fn handle(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn handle(&mut self, event: Event) -> Vec<Action> {
         self.machine.handle(event, self.now())
     }
 
-    fn now(&self) -> Mono {
+    pub(super) fn now(&self) -> Mono {
         self.shared.clock.now()
     }
 
@@ -240,10 +250,27 @@ impl ClusterTask {
                         Pace::Normal => Cadence::Normal,
                         Pace::Urgent => Cadence::Urgent,
                     });
+                    self.warm_up(pace);
                 }
                 Action::Record(entry) => self.shared.journal.record(Some(&self.name), entry),
-                _ => {}
+                Action::Begin { operation, orders } => {
+                    let outcome = self.begin(operation, orders).await;
+                    actions.extend(self.handle(outcome));
+                }
+                Action::Start(orders) => self.start(orders),
+                Action::Forget(orders) => self.tasks.forget(&orders),
+                Action::End { operation, ending } => self.end(operation, ending).await,
+                Action::KeepOutcasts(outcasts) => self.keep_outcasts(outcasts).await,
+                Action::Notify(notice) => tracing::info!(event = notice.event, "{}", notice.reason),
             }
+        }
+    }
+
+    /// In trouble, what may have to be done next must not wait for a login.
+    fn warm_up(&self, pace: Pace) {
+        let config = self.machine.config();
+        if pace == Pace::Urgent && config.failover == FailoverMode::Promote {
+            self.tasks.warm(config.servers.iter().map(|s| s.address).collect(), config.probe.timeout * 2);
         }
     }
 
@@ -320,6 +347,9 @@ impl ClusterTask {
     async fn serve(&mut self, request: Request) -> Served {
         match request {
             Request::Pin { server, listener, confirmed, by, reply } => {
+                if let Some(busy) = self.busy() {
+                    return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
+                }
                 let doubts = self.machine.pin_doubts(server);
                 if !confirmed && !doubts.is_empty() {
                     let doubt = Problem {
@@ -371,6 +401,7 @@ impl ClusterTask {
                 self.answer(saved.map(|_| ()), what, reply, Event::Resume)
             }
             Request::Reconfigure { config, login, reply } => {
+                self.tasks.log_in_as(login.clone());
                 self.login = login;
                 let actions = self.machine.reconfigure(*config, self.now());
                 self.probes.clear();
@@ -378,14 +409,21 @@ impl ClusterTask {
                 self.forget_lost_pins().await;
                 Served { actions, answer: None, done: Some(reply) }
             }
-            // They are refused until the machine carries operations out.
-            Request::Operate { reply, .. } => {
-                let _ = reply.send(Err(no_operations()));
-                Vec::new().into()
+            Request::Operate { intent, reply } => {
+                let (actions, begun) = self.operate(intent);
+                // Whoever asked may have gone.
+                let _ = reply.send(begun);
+                actions.into()
             }
-            Request::Rejoin { reply, .. } | Request::Clear { reply, .. } => {
-                let _ = reply.send(Err(no_operations()));
-                Vec::new().into()
+            Request::Rejoin { server, by, reply } => {
+                let done = format!("{server} is compared with the primary of {}, asked for by {by}", self.name);
+                let actions = self.handle(Event::Rejoin { server, by });
+                Served { actions, answer: Some((reply, Ok(done))), done: None }
+            }
+            Request::Clear { server, by, reply } => {
+                let done = format!("{server} of {} is cast out no more, cleared by {by}", self.name);
+                let actions = self.handle(Event::Clear { server, by });
+                Served { actions, answer: Some((reply, Ok(done))), done: None }
             }
             Request::LeaseLapsed(listeners) => self.handle(Event::LeaseLapsed { listeners }).into(),
             Request::Status(reply) => {
@@ -447,8 +485,8 @@ impl ClusterTask {
             .map(|server| {
                 let spec = ProbeSpec {
                     server: server.address,
-                    user: self.login.user.clone(),
-                    password: self.login.password.clone(),
+                    user: self.login.agent.user.clone(),
+                    password: self.login.agent.password.clone(),
                     interval: config.probe.interval,
                     timeout: config.probe.timeout,
                     promotes: config.failover == FailoverMode::Promote,
@@ -463,16 +501,6 @@ impl ClusterTask {
 impl From<Vec<Action>> for Served {
     fn from(actions: Vec<Action>) -> Self {
         Self { actions, answer: None, done: None }
-    }
-}
-
-fn no_operations() -> Problem {
-    Problem {
-        schema_version: SCHEMA_VERSION,
-        code: ProblemCode::Failed,
-        error: "this version of the agent carries no operations out".to_owned(),
-        hint: None,
-        details: None,
     }
 }
 

@@ -174,9 +174,14 @@ impl Agent {
         let Some(login) = self.login(loaded, &config) else { return false };
         let name = config.name.clone();
         let clock = self.shared.clock;
-        let memory = self.shared.journal.with(move |store| super::agent::remember(store, clock)).await;
-        let mut memory = match memory {
-            Ok(mut all) => all.remove(&name).unwrap_or_default(),
+        let cluster = config.clone();
+        let memory = self.shared.journal.with(move |store| {
+            let mut memory = super::agent::remember(store, clock)?.remove(&cluster.name).unwrap_or_default();
+            super::operate::remember_operations(store, clock, &cluster, &mut memory)?;
+            Ok(memory)
+        });
+        let mut memory = match memory.await {
+            Ok(memory) => memory,
             Err(error) => {
                 // Without its epoch a cluster could go back in time, so it does not start.
                 self.record("refused", format!("cluster {name} does not start: {}", super::error_chain(&error)));

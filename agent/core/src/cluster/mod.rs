@@ -97,6 +97,8 @@ pub struct Cluster {
     /// What was last told about servers that were cast out and could not be taken in.
     told: BTreeMap<SocketAddr, String>,
     readiness: Readiness,
+    /// Why nothing may be opened until an operator says who the primary is.
+    sealed: Option<String>,
 }
 
 /// What a listener has been doing since when, for the status.
@@ -160,12 +162,16 @@ impl Cluster {
             asked_to_rejoin: BTreeSet::new(),
             told: BTreeMap::new(),
             readiness: Readiness::default(),
+            sealed: remembered.unreadable,
             config,
         };
         if remembered.operation.is_none()
             && let Some(&pinned) = cluster.pins.get(&None)
         {
             cluster.lead(pinned, "pinned", &mut actions);
+        }
+        if cluster.sealed.is_some() && !cluster.pins.contains_key(&None) {
+            cluster.open = false;
         }
         if let Some(operation) = remembered.operation {
             cluster.resume_operation(operation, now, &mut actions);
@@ -276,6 +282,11 @@ impl Cluster {
         self.trouble_since
     }
 
+    /// The last operation that was ever begun.
+    pub const fn last_operation(&self) -> OpId {
+        self.last_operation
+    }
+
     /// Who is pinned where; `None` is the whole cluster.
     pub const fn pins(&self) -> &BTreeMap<Option<SocketAddr>, SocketAddr> {
         &self.pins
@@ -345,6 +356,9 @@ impl Cluster {
             return;
         }
         self.pins.insert(listener, server);
+        if listener.is_none() {
+            self.sealed = None;
+        }
         actions.push(record("pinned", format!("{} pinned to {}", pin_words(listener), self.label(server))));
     }
 
@@ -400,7 +414,7 @@ impl Cluster {
             self.lead(pinned, "pinned", actions);
             return;
         }
-        if self.pause.is_some() || self.config.failover == FailoverMode::Off {
+        if self.sealed.is_some() || self.pause.is_some() || self.config.failover == FailoverMode::Off {
             return;
         }
         match direction {

@@ -276,6 +276,7 @@ fn the_form_of_what_is_written_down_changes_only_on_purpose() {
 
 fn salvaged() -> Salvaged {
     Salvaged {
+        stopped: None,
         file: "/var/lib/shunt/salvage/orders-3.binlog".into(),
         gtids: format!("{UUID}:78"),
         transactions: 1,

@@ -51,6 +51,9 @@ impl Cluster {
         if let Some(pause) = &self.pause {
             return Some(format!("the cluster is paused ({})", pause.reason));
         }
+        if self.sealed.is_some() {
+            return Some("an earlier operation cannot be read".to_owned());
+        }
         if let Some(why) = self.group_bar().or_else(|| self.lock_bar(Some(old))) {
             return Some(why);
         }

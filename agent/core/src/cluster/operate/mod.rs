@@ -343,6 +343,10 @@ impl Cluster {
         if let Some((op, why)) = self.run.as_ref().and_then(|run| run.stuck.as_ref().map(|why| (&run.op, why))) {
             alarm(AlarmKind::OperationStuck, format!("{} {} waits at {}: {why}", op.kind.word(), op.id, op.step));
         }
+        if let Some(why) = &self.sealed {
+            let hint = format!("`shunt pin {} SERVER` says who the primary is", self.config.name);
+            alarm(AlarmKind::OperationStuck, format!("an operation was under way and cannot be read: {why}; {hint}"));
+        }
         if let Some(why) = &self.barred {
             alarm(AlarmKind::FailoverBarred, why.clone());
         }

@@ -41,6 +41,9 @@ impl Cluster {
         if let Some(busy) = self.busy() {
             return Some(busy);
         }
+        if let Some(why) = &self.sealed {
+            return Some(rule(format!("an earlier operation cannot be read: {why}")));
+        }
         if let Some(why) = self.group_bar() {
             return Some(rule(why));
         }
