@@ -122,7 +122,8 @@ impl World {
         self.nothing_acknowledged_is_lost(p, s, operation.as_ref());
     }
 
-    pub fn task_ordered(&mut self, _p: usize, order: &Order) {
+    pub fn task_ordered(&mut self, p: usize, order: &Order) {
+        self.nobody_changes_servers_alone(p, &order.task);
         if let Task::StopReceiving { server } = &order.task {
             self.oracle.stopped_with[number(*server)] = None;
         }
