@@ -230,12 +230,14 @@ impl World {
         }
     }
 
-    /// 9. As an agent orders what changes who is the primary, or who replicates from whom: the same.
+    /// 9. As an agent orders what changes who is the primary: the same. Who was promoted may gather its replicas without.
     pub fn nobody_changes_servers_alone(&mut self, p: usize, task: &Task) {
-        let changes = matches!(
-            task,
-            Task::Promote { .. } | Task::MakeWritable { .. } | Task::Follow { .. } | Task::CatchUp { .. }
-        );
+        let undoes = self.proxies[p].store.operation.as_ref().is_some_and(|o| o.step == Step::Undo);
+        let changes = match task {
+            Task::Promote { .. } | Task::MakeWritable { .. } | Task::CatchUp { .. } => true,
+            Task::Follow { .. } => undoes,
+            _ => false,
+        };
         if changes && self.scenario.mode == FailoverMode::Promote {
             let old = self.proxies[p].store.operation.as_ref().map(|o| number(o.old));
             self.holds_the_lock(p, old, &format!("orders to {}", task.word()));

@@ -167,15 +167,8 @@ impl World {
         }
     }
 
-    pub fn operation_ends(&mut self, p: usize, operation: &Operation, ending: &Ending) {
+    pub fn operation_ends(&mut self, operation: &Operation, ending: &Ending) {
         self.oracle.endings.push((operation.kind, ending.clone()));
-        let wall = self.wall(p);
-        let cooldown = self.scenario.cooldown.as_millis() as i64;
-        let store = &mut self.proxies[p].store;
-        store.operation = None;
-        if operation.kind == Kind::Failover && operation.promotion_began {
-            store.cooldown_until = Some(wall + cooldown);
-        }
     }
 
     pub fn outcasts_kept(&mut self, p: usize, outcasts: &[Outcast]) {
