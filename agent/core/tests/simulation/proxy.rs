@@ -143,9 +143,11 @@ impl World {
             unreadable: None,
             last_operation: store.last_operation,
             // Whatever the wall clock did meanwhile: never longer than a whole cooldown from now.
-            cooldown_until: store.cooldown_until.filter(|&until| until > wall).map(left).map(|at| {
-                at.min(Mono(proxy.config.cooldown))
-            }),
+            cooldown_until: store
+                .cooldown_until
+                .filter(|&until| until > wall)
+                .map(left)
+                .map(|at| at.min(Mono(proxy.config.cooldown))),
             outcasts: store.outcasts.clone(),
         };
         if let Some(mutation) = &mut self.mutation {
