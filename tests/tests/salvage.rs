@@ -1,5 +1,6 @@
 //! Saving what a former primary has and its successor lacks, with real servers and their own tools.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -165,7 +166,12 @@ impl Parted {
     }
 
     fn salvage(&self, lacking: &History, apply: bool) -> Result<Result<Salvaged, TaskError>> {
-        let (from, into) = (Self::login(self.primary()), Self::login(self.other()));
+        self.salvage_from(self.primary().address(), lacking, apply)
+    }
+
+    fn salvage_from(&self, server: SocketAddr, lacking: &History, apply: bool) -> Result<Result<Salvaged, TaskError>> {
+        let into = Self::login(self.other());
+        let from = Login { server, ..into.clone() };
         let (folder, name) = (self.folder(), file_name("orders/17", from.server));
         let into = apply.then_some(&into);
         self.host.ns().inside_async(|| async { salvage(&from, lacking, &folder, &name, into, WITHIN).await })
@@ -251,6 +257,58 @@ each_flavour! {
                 ensure!(text.contains(gtid.as_str()), "{gtid} is not in the list\n{text}");
             }
         }
+        Ok(())
+    }
+
+    fn what_was_kept_is_applied_and_the_tables_are_equal(install) {
+        let parted = Parted::start(install)?;
+        parted.diverge()?;
+        let lacking = parted.lacking()?;
+        let kept = parted.kept(&lacking, true)?;
+        ensure!(kept.applied && kept.stopped.is_none(), "{kept:?}");
+        ensure!(parted.sums(parted.primary())? == parted.sums(parted.other())?);
+        // With their own numbers, so that nobody lacks them any more, and read-only as it was.
+        ensure!(parted.lacking()?.is_empty(), "{}", parted.lacking()?);
+        let closed = if install.flavour == Flavour::Mysql { "super_read_only" } else { "read_only" };
+        ensure!(parted.other().value(&format!("SELECT @@GLOBAL.{closed}"))? == "1");
+
+        // A second time, the old one gone: from the file, and nothing is left to do.
+        let mut parted = parted;
+        let before = parted.history(parted.other())?;
+        let address = parted.primary().address();
+        parted.cluster.server(0).kill()?;
+        let again = parted.salvage_from(address, &lacking, true)?.map_err(|e| anyhow!("{e:?}"))?;
+        ensure!(again.applied && again.transactions == 20, "{again:?}");
+        ensure!(parted.history(parted.other())? == before);
+        Ok(())
+    }
+
+    fn a_conflict_stops_the_applying_before_its_transaction(install) {
+        let parted = Parted::start(install)?;
+        parted.diverge()?;
+        let lacking = parted.lacking()?;
+        // The fourth transaction updates this row, which somebody deletes behind everybody's back.
+        parted.cluster.set_read_only(1, false)?;
+        parted.other().sql("SET SESSION sql_log_bin = 0")?;
+        parted.other().sql("DELETE FROM app.a WHERE id = 3")?;
+        parted.other().sql("SET SESSION sql_log_bin = 1")?;
+        parted.cluster.set_read_only(1, true)?;
+        let kept = parted.kept(&lacking, true)?;
+        let why = kept.stopped.clone().unwrap_or_default();
+        ensure!(!kept.applied && why.starts_with("3 of 20 transactions are applied"), "{kept:?}");
+        ensure!(why.contains("1032"), "{why}");
+        let rows = parted.other().value("SELECT GROUP_CONCAT(id ORDER BY id) FROM app.a WHERE name = 'changed' OR id > 9")?;
+        ensure!(rows == "10,11,12,13,14", "{rows}: half a transaction was applied");
+        ensure!(std::fs::read_to_string(Path::new(&kept.file).with_extension("txt"))?.contains(&why));
+
+        // Mended by hand, it goes on.
+        parted.cluster.set_read_only(1, false)?;
+        parted.other().sql("SET SESSION sql_log_bin = 0")?;
+        parted.other().sql("INSERT INTO app.a (id, name) VALUES (3, 'three')")?;
+        parted.cluster.set_read_only(1, true)?;
+        let kept = parted.kept(&lacking, true)?;
+        ensure!(kept.applied, "{kept:?}");
+        ensure!(parted.sums(parted.primary())? == parted.sums(parted.other())?);
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl Part {
         Ok(Self { out: BufWriter::with_capacity(64 << 10, file), part, path, done: false })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+    fn write_all_of(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.out.write_all(bytes).map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))
     }
 
@@ -61,6 +61,16 @@ impl Part {
     }
 }
 
+impl io::Write for Part {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.done {
@@ -80,7 +90,7 @@ pub(super) struct Keep {
 impl Keep {
     pub(super) fn create(folder: &Path, name: &str) -> Result<Self, Trouble> {
         let mut part = Part::create(folder, name)?;
-        part.write(&MAGIC)?;
+        part.write_all_of(&MAGIC)?;
         Ok(Self { part, at: MAGIC.len() as u64, sum: crc32fast::Hasher::new(), format: None })
     }
 
@@ -117,12 +127,12 @@ impl Keep {
 
     pub(super) fn piece(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.sum.update(bytes);
-        self.part.write(bytes)
+        self.part.write_all_of(bytes)
     }
 
     pub(super) fn end(&mut self) -> Result<(), Trouble> {
         let sum = std::mem::take(&mut self.sum).finalize();
-        self.part.write(&sum.to_le_bytes())
+        self.part.write_all_of(&sum.to_le_bytes())
     }
 
     pub(super) fn is_described(&self) -> bool {

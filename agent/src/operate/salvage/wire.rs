@@ -21,7 +21,7 @@ pub(super) const OK: u8 = 0;
 pub(super) const ERR: u8 = 0xff;
 pub(super) const EOF: u8 = 0xfe;
 
-const COM_QUERY: u8 = 3;
+pub(super) const COM_QUERY: u8 = 3;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -148,11 +148,12 @@ impl Wire {
     }
 
     pub(super) async fn query(&mut self, sql: &[u8]) -> Result<Table, Trouble> {
-        let mut command = Vec::with_capacity(sql.len() + 1);
-        command.push(COM_QUERY);
-        command.extend(sql);
-        self.command(&command).await?;
-        drop(command);
+        self.ask(&[&[COM_QUERY], sql].concat()).await
+    }
+
+    /// The same of a whole command, which begins with [`COM_QUERY`].
+    pub(super) async fn ask(&mut self, command: &[u8]) -> Result<Table, Trouble> {
+        self.command(command).await?;
         let head = self.answer().await?;
         if head[0] == OK {
             return Ok(Table::new());
