@@ -128,20 +128,17 @@ impl Probe {
     async fn next(&mut self, tick: Tick) -> Result<(), Gone> {
         let from = self.clock.now();
         loop {
-            let cadence = *self.cadence.borrow_and_update();
-            let every = match (cadence, self.urgent_since) {
-                (Cadence::Normal, _) => {
-                    self.urgent_since = None;
-                    self.spec.interval
-                }
+            match (*self.cadence.borrow_and_update(), self.urgent_since) {
+                (Cadence::Normal, _) => self.urgent_since = None,
+                (Cadence::Urgent, Some(_)) => {}
                 (Cadence::Urgent, None) => {
                     self.urgent_since = Some(self.clock.now());
                     return Ok(());
                 }
-                (Cadence::Urgent, Some(since)) if tick == Tick::Ask && from.since(since) < BURST => BURST_EVERY,
-                (Cadence::Urgent, Some(_)) => URGENT,
-            };
-            let at = self.clock.instant(following(from, every.min(self.spec.interval), self.phase)).into();
+            }
+            let urgent_for = self.urgent_since.map(|since| from.since(since));
+            let every = every(tick, urgent_for).map_or(self.spec.interval, |every| every.min(self.spec.interval));
+            let at = self.clock.instant(following(from, every, self.phase)).into();
             tokio::select! {
                 () = sleep_until(at) => return Ok(()),
                 changed = self.cadence.changed() => changed.map_err(|_| Gone)?,
@@ -149,6 +146,13 @@ impl Probe {
             }
         }
     }
+}
+
+/// From one tick to the next, by how long it has been urgent. `None`: as is usual.
+fn every(tick: Tick, urgent_for: Option<Duration>) -> Option<Duration> {
+    let urgent_for = urgent_for?;
+    let is_burst = tick == Tick::Ask && urgent_for < BURST;
+    Some(if is_burst { BURST_EVERY } else { URGENT })
 }
 
 /// The first moment after `now` that is `phase` after a multiple of `every`.
@@ -194,6 +198,15 @@ mod tests {
         assert!(phases.len() as u128 > SLOTS / 2, "{phases:?}");
         assert!(phases.iter().all(|phase| *phase < interval));
         assert_eq!(phase(servers[7], interval), phase(servers[7], interval));
+    }
+
+    #[test]
+    fn who_is_connected_is_asked_in_a_burst_when_it_turns_urgent_and_nobody_is_called_in_one() {
+        assert_eq!(every(Tick::Ask, None), None);
+        assert_eq!(every(Tick::Connect, None), None);
+        assert_eq!(every(Tick::Ask, Some(Duration::ZERO)), Some(BURST_EVERY));
+        assert_eq!(every(Tick::Connect, Some(Duration::ZERO)), Some(URGENT));
+        assert_eq!(every(Tick::Ask, Some(BURST)), Some(URGENT));
     }
 
     #[test]
