@@ -37,8 +37,9 @@ fn switched() -> History {
         .step("drain", 31)
         .step("promote", 20)
         .step("open", 3)
+        .begun("repoint")
         .event("task", "db3: no answer", json!({ "server": "10.0.0.13:3306", "task": "repoint", "state": "failed" }))
-        .step("repoint", 4)
+        .done("repoint", 4)
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn a_switchover_is_told_step_by_step_and_who_is_the_primary_then() {
     promote   ok      20 ms
     open      ok       3 ms
       failed: db3: no answer
-    repoint   ok       4 ms
+    repoint   over     4 ms
     db2 is the primary of orders now, epoch 8: switchover 17, db2 took over
     ");
     let asked = json!({ "to": "db2", "grace_ms": 2000, "dry_run": false, "allow_data_loss": false });

@@ -17,6 +17,8 @@ pub struct Course {
     /// Unix time of its first event, in milliseconds.
     pub begun_ms: Option<i64>,
     running: Option<String>,
+    /// A task of the step that runs has failed. The step may go on without it, or everything is taken back.
+    failed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +52,8 @@ pub struct Ended {
 pub enum News {
     Begun(String),
     Done(StepTime),
+    /// It is over, and something in it failed.
+    Over(StepTime),
     /// Another step began, and this one was not done.
     BrokenOff(String),
     Task {
@@ -64,7 +68,7 @@ pub enum News {
 
 impl Course {
     pub const fn new(op: u64) -> Self {
-        Self { op, steps: Vec::new(), plan: Vec::new(), ending: None, begun_ms: None, running: None }
+        Self { op, steps: Vec::new(), plan: Vec::new(), ending: None, begun_ms: None, running: None, failed: false }
     }
 
     /// Takes an event of the operation's cluster in. One of another operation is no news.
@@ -81,10 +85,12 @@ impl Course {
                 let done = StepTime { step: step(), took_ms: number(data, "took_ms") };
                 let left = self.running.take().filter(|running| *running != done.step);
                 self.steps.push(done.clone());
-                left.map(News::BrokenOff).into_iter().chain([News::Done(done)]).collect()
+                let over = if std::mem::take(&mut self.failed) { News::Over(done) } else { News::Done(done) };
+                left.map(News::BrokenOff).into_iter().chain([over]).collect()
             }
             ("task", _) => {
                 let ok = word(data, "state") != Some("failed");
+                self.failed |= !ok;
                 vec![News::Task { message: harmless(&event.message), ok }]
             }
             ("plan", _) => {
@@ -103,6 +109,7 @@ impl Course {
 
     /// After a restart of the agent a step begins once more: that is the same step.
     fn begun(&mut self, step: String) -> Vec<News> {
+        self.failed = false;
         let left = self.running.replace(step.clone());
         if left.as_ref() == Some(&step) {
             return Vec::new();

@@ -150,13 +150,20 @@ pub fn plan_table(plan: &[Planned]) -> String {
 pub fn line(news: &News, details: bool) -> Option<String> {
     match news {
         News::Begun(step) => Some(format!("{step:<10}…")),
-        News::Done(StepTime { step, took_ms: Some(ms) }) => Some(format!("{step:<10}ok {ms:>7} ms")),
-        News::Done(StepTime { step, took_ms: None }) => Some(format!("{step:<10}ok")),
+        News::Done(done) => Some(over(done, "ok")),
+        News::Over(done) => Some(over(done, "over")),
         News::BrokenOff(step) => Some(format!("{step:<10}not done")),
         News::Task { message, ok: true } => details.then(|| format!("  {message}")),
         News::Task { message, ok: false } => Some(format!("  failed: {message}")),
         News::Note(message) => Some(format!("  {message}")),
         News::AgentGone => Some("the agent does not answer; waiting for it".to_owned()),
         News::AgentBack => Some("the agent answers again".to_owned()),
+    }
+}
+
+fn over(StepTime { step, took_ms }: &StepTime, how: &str) -> String {
+    match took_ms {
+        Some(ms) => format!("{step:<10}{how:<4}{ms:>6} ms"),
+        None => format!("{step:<10}{how}"),
     }
 }
