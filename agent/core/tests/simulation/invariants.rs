@@ -8,7 +8,7 @@ use shunt_core::cluster::{Action, Event, Plan};
 use shunt_core::config::{DataLoss, Established, FailoverMode, ListenerRole};
 use shunt_core::mapping::Route;
 use shunt_core::observation::PromoterLock;
-use shunt_core::operation::{Kind, Operation, Step, Trigger};
+use shunt_core::operation::{Kind, Operation, Step, Task, Trigger};
 
 use super::gtids::{Gtids, Txn};
 use super::server::{Io, db, number};
@@ -220,15 +220,33 @@ impl World {
     /// 9. As an automatic failover begins: the promoter's lock is this agent's on a majority of the servers, by what they last
     /// answered; of two servers, on the one that is left.
     pub fn nobody_promotes_alone(&mut self, p: usize, operation: &Operation) {
-        let locks = &self.oracle.locks[p];
-        let ours: Vec<_> = (0..locks.len()).filter(|&s| locks[s] == Some(PromoterLock::Ours)).collect();
-        let the_other = locks.len() == 2 && ours.iter().any(|&s| db(s) != operation.old);
-        if ours.len() * 2 <= locks.len() && !the_other {
-            let detail = format!("agent{} begins with the lock of {} of {}", p + 1, ours.len(), locks.len());
-            self.violated(Invariant::NobodyPromotesAlone, detail);
-        }
+        self.holds_the_lock(p, Some(number(operation.old)), "begins");
         if self.scenario.mode != FailoverMode::Promote {
             self.violated(Invariant::NobodyPromotesAlone, "the mode is not promote".to_owned());
+        }
+    }
+
+    fn holds_the_lock(&mut self, p: usize, without: Option<usize>, what: &str) {
+        let locks = &self.oracle.locks[p];
+        let (count, total) = (locks.iter().filter(|lock| **lock == Some(PromoterLock::Ours)).count(), locks.len());
+        let the_other = (0..total).any(|s| total == 2 && Some(s) != without && locks[s] == Some(PromoterLock::Ours));
+        if count * 2 <= total && !(the_other && without.is_some()) {
+            let detail = format!("agent{} {what} with the lock of {count} of {total}", p + 1);
+            self.violated(Invariant::NobodyPromotesAlone, detail);
+        }
+    }
+
+    /// 9. As an agent orders what changes who is the primary: the same. Who was promoted may gather its replicas without.
+    pub fn nobody_changes_servers_alone(&mut self, p: usize, task: &Task) {
+        let undoes = self.proxies[p].store.operation.as_ref().is_some_and(|o| o.step == Step::Undo);
+        let changes = match task {
+            Task::Promote { .. } | Task::MakeWritable { .. } | Task::CatchUp { .. } => true,
+            Task::Follow { .. } => undoes,
+            _ => false,
+        };
+        if changes && self.scenario.mode == FailoverMode::Promote {
+            let old = self.proxies[p].store.operation.as_ref().map(|o| number(o.old));
+            self.holds_the_lock(p, old, &format!("orders to {}", task.word()));
         }
     }
 

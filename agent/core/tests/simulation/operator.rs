@@ -41,6 +41,9 @@ impl World {
         if self.proxies[p].disk_full || self.proxies[p].agent.is_none() {
             return;
         }
+        if self.proxies[p].agent().is_some_and(|agent| agent.machine.busy().is_some()) {
+            return;
+        }
         tell!(self, "an operator pins proxy{} to db{}", p + 1, n + 1);
         self.proxies[p].store.pins.insert(None, db(n));
         self.tell_agent(p, Event::Pin { listener: None, server: db(n) });

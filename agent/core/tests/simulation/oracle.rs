@@ -122,7 +122,8 @@ impl World {
         self.nothing_acknowledged_is_lost(p, s, operation.as_ref());
     }
 
-    pub fn task_ordered(&mut self, _p: usize, order: &Order) {
+    pub fn task_ordered(&mut self, p: usize, order: &Order) {
+        self.nobody_changes_servers_alone(p, &order.task);
         if let Task::StopReceiving { server } = &order.task {
             self.oracle.stopped_with[number(*server)] = None;
         }
@@ -160,18 +161,14 @@ impl World {
     }
 
     pub fn follows(&mut self, s: usize, source: usize) {
-        self.only_subsets_rejoin(s, source);
+        // Whoever goes on receiving from where it received before does not rejoin.
+        if self.servers[s].source != Some(source) {
+            self.only_subsets_rejoin(s, source);
+        }
     }
 
-    pub fn operation_ends(&mut self, p: usize, operation: &Operation, ending: &Ending) {
+    pub fn operation_ends(&mut self, operation: &Operation, ending: &Ending) {
         self.oracle.endings.push((operation.kind, ending.clone()));
-        let wall = self.wall(p);
-        let cooldown = self.scenario.cooldown.as_millis() as i64;
-        let store = &mut self.proxies[p].store;
-        store.operation = None;
-        if operation.kind == Kind::Failover && operation.promotion_began {
-            store.cooldown_until = Some(wall + cooldown);
-        }
     }
 
     pub fn outcasts_kept(&mut self, p: usize, outcasts: &[Outcast]) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shunt_core::cluster::{Action, Cluster, Event, Pace, Pause, Plan, Remembered, Stage};
 use shunt_core::config::ClusterConfig;
-use shunt_core::operation::{OpId, Operation, OrderId, Outcast};
+use shunt_core::operation::{Ending, Kind, OpId, Operation, OrderId, Outcast, Outcome as Ended};
 use shunt_core::{Epoch, Mono};
 
 use super::history::tell;
@@ -15,6 +15,9 @@ use super::kernel::Kernel;
 use super::mutation::Mutation;
 use super::server::number;
 use super::world::{Happening, World};
+
+/// Whoever has more to do than this at one moment goes round in circles.
+const MOST_ACTIONS: u32 = 1_000;
 
 /// What the agent writes down.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +45,9 @@ pub struct Agent {
     /// Orders whose results are waited for, and those that were ever given.
     pub orders: BTreeMap<OrderId, u64>,
     pub past_orders: Vec<OrderId>,
+    /// What could not be written down yet.
+    owed_end: Option<(Box<Operation>, Ending)>,
+    owed_outcasts: Option<Vec<Outcast>>,
 }
 
 pub struct Proxy {
@@ -127,6 +133,7 @@ impl World {
         let store = &proxy.store;
         let pause = store.pause.clone().filter(|(until, _)| until.is_none_or(|until| until > wall));
         let mut remembered = Remembered {
+            unreadable: None,
             epoch: store.epoch,
             primary: store.primary,
             held: proxy.kernel.held(),
@@ -134,8 +141,14 @@ impl World {
             pins: store.pins.clone(),
             pause: pause.map(|(until, reason)| Pause { until: until.map(left), reason }),
             operation: store.operation.clone(),
+            unreadable: None,
             last_operation: store.last_operation,
-            cooldown_until: store.cooldown_until.filter(|&until| until > wall).map(left),
+            // Whatever the wall clock did meanwhile: never longer than a whole cooldown from now.
+            cooldown_until: store
+                .cooldown_until
+                .filter(|&until| until > wall)
+                .map(left)
+                .map(|at| at.min(Mono(proxy.config.cooldown))),
             outcasts: store.outcasts.clone(),
         };
         if let Some(mutation) = &mut self.mutation {
@@ -163,6 +176,8 @@ impl World {
             backlog: VecDeque::new(),
             orders: BTreeMap::new(),
             past_orders: Vec::new(),
+            owed_end: None,
+            owed_outcasts: None,
         });
         if let Some(lease) = self.proxies[p].config.lease {
             self.proxies[p].kernel.lease_until = Some(self.now + lease);
@@ -253,7 +268,13 @@ impl World {
     fn carry_out(&mut self, p: usize, actions: Vec<Action>) {
         let life = self.proxies[p].life;
         let mut actions = VecDeque::from(actions);
+        let mut count = 0;
         while let Some(action) = actions.pop_front() {
+            count += 1;
+            if count == MOST_ACTIONS {
+                self.machine_spins(p, self.now);
+                return;
+            }
             let follows = match action {
                 Action::Record(entry) => {
                     tell!(self, "agent{}: {}: {}", p + 1, entry.kind, entry.message);
@@ -296,7 +317,7 @@ impl World {
             Action::Begin { operation, orders } => {
                 let serial = operation.serial;
                 tell!(self, "agent{} begins {} ({}), serial {serial}", p + 1, operation.step, operation.kind.word());
-                if self.proxies[p].disk_full {
+                if !self.pays_debts(p) {
                     return Some(Event::NotBegun { serial, error: "no space left on device".to_owned() });
                 }
                 self.operation_begins(p, &operation);
@@ -326,16 +347,44 @@ impl World {
                     ending.outcome.word(),
                     ending.message
                 );
-                self.operation_ends(p, &operation, &ending);
+                self.operation_ends(&operation, &ending);
+                if let Some(agent) = &mut self.proxies[p].agent {
+                    agent.owed_end = Some((operation, ending));
+                }
+                self.pays_debts(p);
                 None
             }
             Action::KeepOutcasts(outcasts) => {
-                self.outcasts_kept(p, &outcasts);
-                self.proxies[p].store.outcasts = outcasts;
+                if let Some(agent) = &mut self.proxies[p].agent {
+                    agent.owed_outcasts = Some(outcasts);
+                }
+                self.pays_debts(p);
                 None
             }
             Action::Pace(_) | Action::Record(_) | Action::Notify(_) => None,
         }
+    }
+
+    /// Writes down what could not be before. Whether the disk takes it.
+    fn pays_debts(&mut self, p: usize) -> bool {
+        if self.proxies[p].disk_full {
+            return false;
+        }
+        let Some(agent) = &mut self.proxies[p].agent else { return false };
+        let (outcasts, end) = (agent.owed_outcasts.take(), agent.owed_end.take());
+        if let Some(outcasts) = outcasts {
+            self.outcasts_kept(p, &outcasts);
+            self.proxies[p].store.outcasts = outcasts;
+        }
+        if let Some((operation, ending)) = end {
+            let until = self.wall(p) + self.scenario.cooldown.as_millis() as i64;
+            let store = &mut self.proxies[p].store;
+            store.operation = None;
+            if operation.kind == Kind::Failover && !operation.dry_run && ending.outcome != Ended::Refused {
+                store.cooldown_until = Some(until);
+            }
+        }
+        true
     }
 
     fn start_all(&mut self, p: usize, life: u64, orders: Vec<shunt_core::operation::Order>) -> bool {
@@ -403,15 +452,19 @@ impl World {
         if self.proxies[p].life != life {
             return;
         }
+        let waits = self.proxies[p].frozen || self.proxies[p].busy;
         let Some(agent) = &mut self.proxies[p].agent else { return };
         if agent.deadline != Some(at) {
+            return;
+        }
+        if waits {
+            self.later(Duration::from_millis(20), Happening::Deadline { p, life, at });
             return;
         }
         agent.deadline = None;
         self.tell_agent(p, Event::Deadline);
         self.set_deadline(p);
         let again = self.proxies[p].agent.as_ref().is_some_and(|a| a.deadline == Some(at));
-        let again = again && !self.proxies[p].frozen && !self.proxies[p].busy;
         if again {
             self.machine_spins(p, at);
         }

@@ -190,3 +190,21 @@ fn reduce() {
     let list: Vec<_> = without.iter().map(ToString::to_string).collect();
     eprintln!("{}{}\nSHUNT_WITHOUT={}", ran.world.story.text(), summary(&ran.world), list.join(","));
 }
+
+/// Lists every seed that breaks something, one a line.
+#[test]
+#[ignore = "a tool: it goes on after the first"]
+#[expect(clippy::print_stderr, reason = "it is for reading")]
+fn survey() {
+    let first = setting("SHUNT_FIRST_SEED").unwrap_or(0);
+    let mut sum = Sum::default();
+    for seed in first..first + setting("SHUNT_SEEDS").unwrap_or(SEEDS) {
+        let ran = run(seed, &BTreeSet::new(), None, Story::silent());
+        sum.add(&ran);
+        if let Some(violation) = ran.violation() {
+            let (sentence, at) = (violation.invariant.sentence(), ran.world.now);
+            eprintln!("{seed} at {at} after {} steps: {:.12} | {}", ran.steps, sentence, violation.detail);
+        }
+    }
+    eprintln!("{sum:?}");
+}

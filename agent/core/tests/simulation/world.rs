@@ -10,7 +10,7 @@ use shunt_core::observation::Outcome;
 use super::client::Client;
 use super::faults::Fault;
 use super::history::Story;
-use super::invariants::{Oracle, Violation};
+use super::invariants::{Invariant, Oracle, Violation};
 use super::mutation::Mutation;
 use super::network::Network;
 use super::proxy::Proxy;
@@ -18,6 +18,9 @@ use super::rng::Rng;
 use super::scenario::Scenario;
 use super::server::Server;
 use super::tasks::Run;
+
+/// A run of more steps than this is one that goes round in circles.
+const MOST_STEPS: u64 = 300_000;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -259,6 +262,9 @@ impl World {
             self.happen(what);
             self.check_step();
             steps += 1;
+            if steps == MOST_STEPS {
+                self.violated(Invariant::ItComesToAnEnd, "too much happens".to_owned());
+            }
             if self.violation.is_some() {
                 return steps;
             }
