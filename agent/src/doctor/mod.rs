@@ -7,6 +7,7 @@ mod forwarding;
 mod grants;
 mod listeners;
 mod nftables;
+mod promoting;
 mod rp_filter;
 mod servers;
 mod settings;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use shunt_core::config::ClusterConfig;
 
 pub use forwarding::fix as fix_forwarding;
+pub use promoting::Aims;
 pub use servers::{Login, servers};
 
 /// What one check found.
