@@ -251,10 +251,15 @@ fn start(flavour: Flavour, facts: &Facts, aims: Aims) -> Vec<Finding> {
     let (source, replica) = sides(facts);
     let mut wanted = vec![(read_only.to_owned(), "an old primary that returns would take writes")];
     if aims.data_loss == DataLoss::Forbid {
-        for side in [source, replica].into_iter().flatten() {
-            wanted.push((format!("rpl_semi_sync_{side}_enabled"), "commits would go unacknowledged"));
-        }
+        let sides = [(source, "its commits would wait for nobody"), (replica, "it would acknowledge nothing")];
+        let installed = sides.into_iter().filter_map(|(side, consequence)| Some((side?, consequence)));
+        wanted.extend(installed.map(|(side, consequence)| (format!("rpl_semi_sync_{side}_enabled"), consequence)));
     }
+    // Told already, with a statement that does both.
+    let side_in_use = if facts.is_replica { replica } else { source };
+    let in_use = side_in_use.map(|side| format!("rpl_semi_sync_{side}_enabled"));
+    let is_off = |name: &String| facts.variables.get(name).is_some_and(|value| !is_yes(value));
+    wanted.retain(|(name, _)| in_use.as_ref() != Some(name) || !is_off(name));
     let judged = wanted.into_iter().filter_map(|(name, consequence)| {
         let advice = match flavour {
             Flavour::Mysql => format!("SET PERSIST_ONLY {name} = ON"),
@@ -287,11 +292,14 @@ fn durability(flavour: Flavour, facts: &Facts) -> Vec<Finding> {
         ))
     });
     let mut found: Vec<_> = loose.collect();
-    if flavour == Flavour::Mysql && facts.variables.get("relay_log_recovery").is_some_and(|value| !is_yes(value)) {
+    let recovery = "relay_log_recovery";
+    let is_off = facts.variables.get(recovery).is_some_and(|value| !is_yes(value));
+    if flavour == Flavour::Mysql && is_off && facts.at_start.get(recovery) != Some(&true) {
         found.push(Finding::warning(
             CHECK,
             "relay_log_recovery is off",
-            "a replica that crashed may not be able to go on by itself: SET PERSIST_ONLY relay_log_recovery = ON, and restart it",
+            "a replica that crashed may not be able to go on by itself: SET PERSIST_ONLY relay_log_recovery = ON, and \
+             restart it while its source is well, for what it has received and not applied is then fetched again",
         ));
     }
     found
@@ -300,13 +308,15 @@ fn durability(flavour: Flavour, facts: &Facts) -> Vec<Finding> {
 fn replication(flavour: Flavour, facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(format) = facts.variables.get("binlog_format").filter(|format| !format.eq_ignore_ascii_case("ROW")) {
+        let mut change = set(flavour, "binlog_format", "ROW");
+        if flavour == Flavour::Mysql && facts.is_replica {
+            // ERROR 3747 otherwise.
+            change = format!("STOP REPLICA SQL_THREAD; {change}; START REPLICA SQL_THREAD");
+        }
         found.push(Finding::warning(
             CHECK,
             format!("binlog_format is {format}"),
-            format!(
-                "statements may come out differently on a replica, and cannot be salvaged row by row: {}",
-                set(flavour, "binlog_format", "ROW")
-            ),
+            format!("statements may come out differently on a replica, and cannot be salvaged row by row: {change}"),
         ));
     }
     if flavour == Flavour::Mariadb && facts.variables.get("gtid_strict_mode").is_some_and(|value| !is_yes(value)) {

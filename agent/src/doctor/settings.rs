@@ -90,19 +90,25 @@ fn judge(flavour: Flavour, server: &str, variables: &Variables, heartbeat: Optio
     if is_replica && matches!(get("read_only").to_ascii_uppercase().as_str(), "OFF" | "0") {
         warn(
             "it is a replica and takes writes".to_owned(),
-            "it makes a split of the cluster: set read_only (super_read_only on MySQL)",
+            match flavour {
+                Flavour::Mysql => "it makes a split of the cluster: SET GLOBAL super_read_only = ON",
+                Flavour::Mariadb => "it makes a split of the cluster: SET GLOBAL read_only = ON",
+            },
         );
     }
     if flavour == Flavour::Mysql && is_on("read_only") && !is_on("super_read_only") {
         warn(
             "it is read_only, not super_read_only".to_owned(),
-            "users with SUPER can still write to it: set super_read_only",
+            "users with SUPER can still write to it: SET GLOBAL super_read_only = ON",
         );
     }
     if number("max_connect_errors") < FEWEST_CONNECT_ERRORS {
         warn(
             format!("max_connect_errors is {}", get("max_connect_errors")),
-            "behind NAT every client has the proxy's address, and so many broken handshakes block them all: raise it",
+            &format!(
+                "behind NAT every client has the proxy's address, and so many broken handshakes block them all: {}",
+                set(flavour, "max_connect_errors", "1000000")
+            ),
         );
     }
     if let Some(period) = heartbeat
