@@ -327,3 +327,23 @@ fn refused(family: Family, reason: Reason) -> Vec<Expr> {
     exprs.push(Expr::Lookup { set, reg: 0, value: None });
     exprs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_packet_of_a_live_flow_is_asked_whether_it_is_spared_or_blocked() {
+        let asks = |expr: &Expr| {
+            let Expr::Lookup { set, .. } = expr else { return false };
+            matches!(set.kind, Kind::Sparing | Kind::Blocked)
+        };
+        for chain in chains(&Layout::of("shunt")) {
+            let asking = chain.rules.iter().filter(|rule| rule.exprs.iter().any(asks)).count();
+            assert_eq!(asking > 0, chain.name == FENCE, "chain {}", chain.name);
+            if chain.hook.is_some() && chain.rules.iter().any(|rule| rule.exprs.contains(&Expr::Jump(GUARD))) {
+                assert!(chain.rules[..2].iter().all(|rule| rule.exprs.last() == Some(&Expr::Accept)), "{}", chain.name);
+            }
+        }
+    }
+}

@@ -48,7 +48,7 @@ fn render(list: &ListAnswer) -> String {
         text.push_str(&format!("\noperation  {}: {}", o.cluster, operation_words(o)));
     }
     for o in &list.outcasts {
-        text.push_str(&format!("\noutcast  {}: {}", o.cluster, outcast_words(o)));
+        text.push_str(&format!("\noutcast  {}: {}", o.cluster, outcast_facts(o).join("; ")));
     }
     alarm_lines(&list.alarms, &mut text);
     text
@@ -66,18 +66,18 @@ pub fn operation_words(operation: &OperationLine) -> String {
     format!("{} {}{to}: {}, begun {}", operation.kind.word(), operation.op, operation.step, operation.since)
 }
 
-/// Who must not take writes, why, and what an operator can do about it.
-pub fn outcast_words(outcast: &OutcastLine) -> String {
-    let OutcastLine { cluster, name, epoch, .. } = outcast;
+/// Who must not take writes, and why; a fact each.
+pub fn outcast_facts(outcast: &OutcastLine) -> Vec<String> {
+    let OutcastLine { name, epoch, .. } = outcast;
     if !outcast.quarantined {
-        return format!("{name}, succeeded in epoch {epoch}, is compared with the primary before it may follow it");
+        return vec![format!(
+            "{name}, succeeded in epoch {epoch}, is compared with the primary before it may follow it"
+        )];
     }
-    let mut words = format!("{name}, succeeded in epoch {epoch}, is quarantined");
-    if let Some(reason) = &outcast.reason {
-        words.push_str(&format!(": {}", output::harmless(reason)));
-    }
+    let reason = outcast.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", output::harmless(reason)));
+    let mut facts = vec![format!("{name}, succeeded in epoch {epoch}, is quarantined{reason}")];
     if let Some(errant) = outcast.errant.as_ref().filter(|errant| !errant.is_empty()) {
-        words.push_str(&format!("; it alone has {}", output::harmless(errant)));
+        facts.push(format!("it alone has {}", output::harmless(errant)));
     }
     if let Some(salvaged) = &outcast.salvaged {
         let applied = if salvaged.applied { " and applied to the primary" } else { "" };
@@ -85,10 +85,9 @@ pub fn outcast_words(outcast: &OutcastLine) -> String {
             1 => "1 transaction was".to_owned(),
             n => format!("{n} transactions were"),
         };
-        words.push_str(&format!("; {count} kept in {}{applied}", output::harmless(&salvaged.file)));
+        facts.push(format!("{count} kept in {}{applied}", output::harmless(&salvaged.file)));
     }
-    words.push_str(&format!(" (`shunt rejoin {cluster} {name}`, `shunt clear {cluster} {name}`)"));
-    words
+    facts
 }
 
 /// `alarm orders: primary dead: …`, a line each, after an empty line.
@@ -197,7 +196,14 @@ mod tests {
             }],
             outcasts: vec![outcast("db1:3306", true), outcast("db3:3306", false)],
         };
-        insta::assert_snapshot!(render(&list), @"");
+        insta::assert_snapshot!(render(&list), @r"
+        CLUSTER  ROLE     LISTENER       LEADS TO  STATE  VERDICT  EPOCH  CONNS  SINCE                     MARKS
+        orders   primary  10.0.0.2:3306  nobody    held   dead     7      12     2026-01-02T03:04:05.678Z  paused,failover
+
+        operation  orders: failover 17 to 10.0.0.12:3306: drain, begun 2026-01-02T03:04:05.678Z
+        outcast  orders: db1:3306, succeeded in epoch 6, is quarantined: it has what the primary lacks; it alone has 3e11fa47-71ca-11e1-9e33-c80aa9429562:24-25; 2 transactions were kept in /var/lib/shunt/salvage/orders-17.binlog
+        outcast  orders: db3:3306, succeeded in epoch 6, is compared with the primary before it may follow it
+        ");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `shunt show CLUSTER`: the verdict with its reasons, then the servers.
 
-use super::list::{alarm_lines, operation_words, outcast_words};
+use super::list::{alarm_lines, operation_words, outcast_facts};
 use super::{Args, args, block_on};
 use crate::control::api::{Server, ShowAnswer};
 use crate::control::client::Client;
@@ -38,7 +38,17 @@ fn render(show: &ShowAnswer) -> String {
         head.push(("paused", format!("{until}: {}", pause.reason)));
     }
     head.extend(show.operation.iter().map(|operation| ("operation", operation_words(operation))));
-    head.extend(show.outcasts.iter().map(|outcast| ("outcast", outcast_words(outcast))));
+    for outcast in &show.outcasts {
+        let (cluster, name) = (&show.cluster, &outcast.name);
+        let mut facts = outcast_facts(outcast);
+        if outcast.quarantined {
+            let ways = format!(
+                "`shunt rejoin {cluster} {name}` compares it anew, `shunt clear {cluster} {name}` takes the mark away"
+            );
+            facts.push(ways);
+        }
+        head.extend(facts.into_iter().enumerate().map(|(i, fact)| (if i == 0 { "outcast" } else { "" }, fact)));
+    }
     head.push(("outlook", show.outlook.clone()));
     head.extend(show.at_risk.iter().map(|risk| ("at risk", risk.clone())));
     let mut text = String::new();
@@ -147,6 +157,18 @@ mod tests {
             }],
             servers: Vec::new(),
         };
-        insta::assert_snapshot!(render(&show), @"");
+        insta::assert_snapshot!(render(&show), @r"
+        cluster    orders (promote), epoch 7
+        primary    10.0.0.12:3306
+        verdict    healthy, since 2026-01-02T03:04:05.678Z
+                   db2:3306 answers and is writable
+        operation  switchover 18: precheck, begun 2026-01-02T03:05:05.678Z
+        outcast    db1:3306, succeeded in epoch 6, is quarantined: it cannot be compared: it has no binary log
+                   `shunt rejoin orders db1:3306` compares it anew, `shunt clear orders db1:3306` takes the mark away
+        outlook    if the primary dies, db3:3306 is promoted
+        at risk    a failover now would lose up to 3 transactions
+
+        SERVER  ROLE  STATE  WRITES  LAG  GTID GAP  SEMI-SYNC  SEEN  DC  VERSION  REPLICATION
+        ");
     }
 }

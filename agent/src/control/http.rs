@@ -95,12 +95,11 @@ async fn page(State(agent): State<Arc<Agent>>) -> Html<String> {
         let _ = write!(alarms, "<li><b>{cluster}</b> {}: {message}</li>", a.alarm.word());
     }
     let lists = [("Under way", under_way), ("Cast out", outcasts), ("Alarms", alarms)];
-    let lists: String = lists
-        .iter()
-        .filter(|(_, items)| !items.is_empty())
-        .map(|(heading, items)| format!("<h2>{heading}</h2><ul>{items}</ul>"))
-        .collect();
-    Html(format!(include_str!("page.html"), rows = rows, lists = lists, version = env!("CARGO_PKG_VERSION")))
+    let mut sections = String::new();
+    for (heading, items) in lists.iter().filter(|(_, items)| !items.is_empty()) {
+        let _ = write!(sections, "<h2>{heading}</h2><ul>{items}</ul>");
+    }
+    Html(format!(include_str!("page.html"), rows = rows, lists = sections, version = env!("CARGO_PKG_VERSION")))
 }
 
 const fn role(role: shunt_core::config::ListenerRole) -> &'static str {

@@ -5,6 +5,7 @@ mod capabilities;
 mod conntrack;
 mod forwarding;
 mod grants;
+mod hooks;
 mod listeners;
 mod nftables;
 mod promoting;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use shunt_core::config::ClusterConfig;
 
 pub use forwarding::fix as fix_forwarding;
+pub use hooks::check as hooks;
 pub use promoting::Aims;
 pub use servers::{Login, servers};
 

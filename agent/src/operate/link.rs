@@ -65,7 +65,7 @@ struct Open {
     tls: bool,
 }
 
-/// A connection that is in use. Dropped, it is kept if nothing is outstanding on it.
+/// A connection that is in use. Dropped, it is kept if nothing is outstanding on it, and nothing lacking.
 pub struct Link {
     // `None` only while it is being dropped.
     open: Option<Open>,
@@ -98,7 +98,8 @@ impl Links {
         let permit = permit(&pool, by).await?;
         let kept = loop {
             let Some(idle) = locked(&pool.idle).pop() else { break None };
-            if !idle.open.socket.as_ref().is_some_and(Socket::has_news) {
+            let broken = idle.open.socket.as_ref().is_some_and(Socket::has_news);
+            if !broken {
                 break Some(idle.open);
             }
             idle.open.abandon();
@@ -108,14 +109,6 @@ impl Links {
             None => (self.open(&pool, by).await?, false),
         };
         Ok(Link { open: Some(open), pool, sound: true, reused, _permit: permit })
-    }
-
-    /// A new connection, whatever is kept: only a new one has the privileges that were granted since.
-    pub async fn get_new(&self, server: SocketAddr, by: Instant) -> Result<Link, TaskError> {
-        let pool = self.pool(server);
-        let permit = permit(&pool, by).await?;
-        let open = self.open(&pool, by).await?;
-        Ok(Link { open: Some(open), pool, sound: true, reused: false, _permit: permit })
     }
 
     /// Sees to it that a connection to each of them is kept, from now on for some minutes. Those that cannot be opened are
@@ -265,7 +258,8 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         let Some(open) = self.open.take() else { return };
-        if self.sound {
+        // What is granted from now on counts for new connections only, so one that lacks something is not used again.
+        if self.sound && open.dialect.missing().is_empty() {
             locked(&self.pool.idle).push(Idle { open, since: Instant::now() });
             sweep(&self.pool);
         } else {

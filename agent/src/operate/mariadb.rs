@@ -12,7 +12,7 @@ use shunt_core::operation::{SemiSyncRole, Standing};
 
 use super::dialect::{Dialect, Script, Source, heartbeat, quoted};
 use super::grants::{self, Granted};
-use super::mysql::filters;
+use super::mysql::{filters, first_column, numbered};
 use super::standing::{self, Channel, Look, Settings};
 use crate::probe::answer::{Columns, Rows, says_yes, without_blanks};
 use crate::probe::mysql::io_thread;
@@ -36,7 +36,7 @@ impl Mariadb {
         let on = |name: &str| get(name).is_some_and(|value| says_yes(value.as_bytes()));
         let [user, lines] = answer else { return None };
         let account = grants::account(&user.first()?.text(&["account"]));
-        let lines: Vec<String> = lines.iter().map(super::mysql::first_column).collect();
+        let lines: Vec<String> = lines.iter().map(first_column).collect();
         Some(Self {
             version: get("version")?.to_owned(),
             binlog: on("log_bin"),
@@ -235,9 +235,9 @@ fn channel(row: &Row) -> Channel {
         host: row.text(&["Master_Host"]),
         port: row.number(&["Master_Port"]).and_then(|port| u16::try_from(port).ok()).unwrap_or(0),
         io: io_thread(row.bytes(&["Slave_IO_Running"])),
-        io_error: row.text(&["Last_IO_Error"]),
+        io_error: numbered(row, ["Last_IO_Errno", "Last_IO_Error"]),
         applying: row.is_on(&["Slave_SQL_Running"]),
-        apply_error: row.text(&["Last_SQL_Error"]),
+        apply_error: numbered(row, ["Last_SQL_Errno", "Last_SQL_Error"]),
         by_gtid: !matches!(row.text(&["Using_Gtid"]).as_str(), "No" | ""),
         heartbeat: row.seconds(&["Slave_heartbeat_period"]).filter(|period| !period.is_zero()),
         delay: row.number(&["SQL_Delay"]).unwrap_or(0),

@@ -274,6 +274,12 @@ pub fn filters(row: &Row) -> Vec<String> {
     set.map(|(name, value)| format!("{name}={value}")).collect()
 }
 
+/// An error with its number, which its text often lacks; empty: none.
+pub fn numbered(row: &Row, [number, words]: [&str; 2]) -> String {
+    let words = row.text(&[words]);
+    if words.is_empty() { words } else { format!("ERROR {}: {words}", row.text(&[number])) }
+}
+
 fn channel(row: &Row, periods: &[Row]) -> Channel {
     let name = row.text(&["Channel_Name"]);
     let heartbeat = periods.iter().find(|period| period.text(&["name"]) == name);
@@ -281,9 +287,9 @@ fn channel(row: &Row, periods: &[Row]) -> Channel {
         host: row.text(&["Source_Host"]),
         port: row.number(&["Source_Port"]).and_then(|port| u16::try_from(port).ok()).unwrap_or(0),
         io: io_thread(row.bytes(&["Replica_IO_Running"])),
-        io_error: row.text(&["Last_IO_Error"]),
+        io_error: numbered(row, ["Last_IO_Errno", "Last_IO_Error"]),
         applying: row.is_on(&["Replica_SQL_Running"]),
-        apply_error: row.text(&["Last_SQL_Error"]),
+        apply_error: numbered(row, ["Last_SQL_Errno", "Last_SQL_Error"]),
         by_gtid: row.is_on(&["Auto_Position"]),
         heartbeat: heartbeat.and_then(|row| row.seconds(&["period"])).filter(|period| !period.is_zero()),
         delay: row.number(&["SQL_Delay"]).unwrap_or(0),

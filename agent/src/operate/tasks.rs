@@ -15,14 +15,8 @@ const SLICE: Duration = Duration::from_millis(500);
 pub const PACE: Duration = Duration::from_millis(20);
 
 pub async fn examine(work: Work<'_>) -> Result<Standing, TaskError> {
-    let (link, look) = work.look().await?;
-    if link.dialect().missing().is_empty() {
-        return Ok(look.standing);
-    }
-    // What was granted since that connection was opened counts for new ones only.
-    link.abandon();
-    let mut link = work.links.get_new(work.server, work.by).await?;
-    Ok(work.look_again(&mut link).await?.standing)
+    let (_, look) = work.look().await?;
+    Ok(look.standing)
 }
 
 pub async fn make_writable(work: Work<'_>) -> Result<Standing, TaskError> {

@@ -14,6 +14,14 @@ fn object(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
 }
 
+/// The cluster's status says so of operation 17.
+fn is_under_way(fake: &Fake) {
+    fake.script().show["operation"] = json!({
+        "cluster": "orders", "op": 17, "kind": "switchover", "step": "drain", "since": "2026-01-02T03:04:05.678Z",
+        "chosen": "10.0.0.12:3306",
+    });
+}
+
 fn switched() -> History {
     History::new(1, 17)
         .step("precheck", 12)
@@ -35,7 +43,19 @@ fn a_switchover_is_told_step_by_step_and_who_is_the_primary_then() {
     fake.will_begin(17, switched().ended("done", "db2 took over"));
     let ran = fake.run("switchover orders --to db2");
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), ""), "{ran:?}");
-    insta::assert_snapshot!(ran.err, @"");
+    insta::assert_snapshot!(ran.err, @r"
+    precheck  ok      12 ms
+    hold      ok       1 ms
+    sessions  ok      61 ms
+    fence     ok       2 ms
+    disarm    ok       9 ms
+    drain     ok      31 ms
+    promote   ok      20 ms
+    open      ok       3 ms
+      failed: db3: no answer
+    repoint   ok       4 ms
+    db2 is the primary of orders now, epoch 8 (switchover 17, 143 ms)
+    ");
     let asked = json!({ "to": "db2", "grace_ms": 2000, "dry_run": false, "allow_data_loss": false });
     assert_eq!(fake.script().posted, [("switchover".to_owned(), asked)]);
 }
@@ -143,7 +163,12 @@ fn a_dry_run_shows_the_plan_as_a_table() {
     fake.will_begin(17, plan.ended("done", "it could be done"));
     let ran = fake.run("switchover orders --dry-run");
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    insta::assert_snapshot!(ran.out, @"");
+    insta::assert_snapshot!(ran.out, @r"
+    STEP      CHECK  WHAT
+    precheck  ok     db2 lacks nothing that a primary needs
+    hold      ok     new connections through 10.0.0.2:3306 wait
+    catch_up  ok     nothing to do: db2 has received all
+    ");
     assert_eq!(ran.err, "nothing was changed; nothing stands against a switchover to db2\n");
     assert_eq!(fake.script().posted[0].1["dry_run"], true);
 }
@@ -196,6 +221,7 @@ fn a_pause_is_said_and_stands_against_nothing() {
 #[test]
 fn an_agent_that_is_restarted_in_the_middle_is_waited_for() {
     let mut fake = Fake::start();
+    is_under_way(&fake);
     fake.will_begin(17, History::new(1, 17).step("precheck", 12).begun("drain").so_far());
     let child = fake.spawn("switchover orders");
     fake.wait_for_posts(1);
@@ -206,12 +232,19 @@ fn an_agent_that_is_restarted_in_the_middle_is_waited_for() {
     fake.start_again();
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    insta::assert_snapshot!(ran.err, @"");
+    insta::assert_snapshot!(ran.err, @r"
+    precheck  ok      12 ms
+    the agent does not answer; waiting for it
+    the agent answers again
+    drain     ok      40 ms
+    db2 is the primary of orders now, epoch 8 (switchover 17, 143 ms)
+    ");
 }
 
 #[test]
 fn an_agent_that_comes_back_with_another_history_leaves_the_outcome_unknown() {
     let mut fake = Fake::start();
+    is_under_way(&fake);
     fake.will_begin(17, History::new(1, 17).step("precheck", 12).begun("drain").so_far());
     let child = fake.spawn("switchover orders --json");
     fake.wait_for_posts(1);
@@ -237,10 +270,7 @@ fn an_operation_whose_end_was_never_written_down_does_not_keep_anybody_waiting()
 #[test]
 fn an_operation_that_is_still_under_way_is_waited_for_however_silent_and_ctrl_c_ends_only_the_watching() {
     let fake = Fake::start();
-    fake.script().show["operation"] = json!({
-        "cluster": "orders", "op": 17, "kind": "switchover", "step": "drain", "since": "2026-01-02T03:04:05.678Z",
-        "chosen": "10.0.0.12:3306",
-    });
+    is_under_way(&fake);
     fake.will_begin(17, History::new(1, 17).step("precheck", 12).begun("drain").so_far());
     let mut child = fake.spawn("switchover orders");
     fake.wait_for_posts(1);
@@ -250,7 +280,11 @@ fn an_operation_that_is_still_under_way_is_waited_for_however_silent_and_ctrl_c_
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let ran = Ran::from(child.wait_with_output().unwrap());
     assert_eq!(ran.code, Some(4), "{ran:?}");
-    insta::assert_snapshot!(ran.err, @"");
+    insta::assert_snapshot!(ran.err, @r"
+    precheck  ok      12 ms
+    error: switchover 17 of orders goes on: it is only not watched any more
+    hint: `shunt events -f orders` shows how it goes on
+    ");
 }
 
 fn drilled(outcome: &str) -> Vec<shunt::control::api::EventLine> {
@@ -297,7 +331,26 @@ fn a_drill_rehearses_fails_over_and_tells_what_happened_when() {
     fake.script().show = orders("10.0.0.12:3306");
     let ran = drill(&fake, "drill orders --to db2 --yes", "done");
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    insta::assert_snapshot!(ran.out, @"");
+    insta::assert_snapshot!(ran.out, @r"
+    MS   WHAT      TOOK    SAYS
+    0    begun     -       failover 18 begun: asked for by root, as a drill
+    0    precheck  12 ms   precheck done
+    14   fenced    -       10.0.0.2:3306 leads to nobody
+    14   fence     1 ms    fence done
+    15   disarm    40 ms   disarm done
+    55   promote   20 ms   promote done
+    76   mapped    -       10.0.0.2:3306 → db2, epoch 8
+    76   open      2 ms    open done
+    78   ended     143 ms  db2 took over
+    900  severed   42 ms   severed 37 flows of 10.0.0.2:3306 → 10.0.0.11:3306 at both ends in 42 ms
+    900  rejoined  -       db1 follows db2
+
+    before   the verdict was healthy
+    hold     a new connection waited 62 ms at most
+    severed  37 connections were ended
+    lost     nothing: db2 has all that db1 had, else db1 would not have rejoined
+    back     db1 follows db2
+    ");
     let posted = fake.script().posted.clone();
     let rehearsal = json!({ "to": "db2", "dry_run": true, "allow_data_loss": false });
     let real = json!({ "to": "db2", "dry_run": false, "allow_data_loss": false });

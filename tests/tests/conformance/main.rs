@@ -168,6 +168,7 @@ macro_rules! conforms {
             icmp::p11_errors_about_a_dead_flow_do_not_reach_the_old_backend
             telling::p12_every_flow_is_told_with_its_client_its_backend_and_whom_that_sees
             telling::p12_a_flow_is_found_by_the_port_that_its_backend_sees
+            telling::p12_flows_are_found_by_whom_their_backend_sees
             telling::p12_the_telling_can_be_broken_off_and_begun_again
             telling::p12_the_phases_and_bytes_of_a_flow_are_told
             telling::p12_how_full_the_tables_are_is_told

@@ -3,6 +3,7 @@
 mod choose;
 mod outcast;
 mod record;
+pub mod sessions;
 mod standing;
 mod task;
 

@@ -90,6 +90,10 @@ pub async fn follow(
     let mut silent = 0;
     loop {
         let left = gone.map_or(Duration::MAX, |since| patience.gone.saturating_sub(since.elapsed()));
+        // A call that fails at once is faster than any timeout.
+        if left.is_zero() {
+            return Err(Lost::Agent(patience.gone));
+        }
         let asked = tokio::time::timeout(left, heard.next(client, cluster, patience.quiet)).await;
         match asked.map_err(|_| Lost::Agent(patience.gone))? {
             Ok(events) => {
