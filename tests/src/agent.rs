@@ -62,11 +62,10 @@ impl Agent {
     /// Rewrites `shunt.toml`: the lab's credentials and `more`.
     pub fn write_settings(&self, more: &str) -> Result<()> {
         let password = self.config().join("password");
-        let text =
-            ["default\nshunt", "replication\nrepl"].map(|who| {
-                let (name, user) = who.split_once('\n').unwrap_or_default();
-                format!("[credentials.{name}]\nuser = \"{user}\"\npassword_file = \"{}\"\n", password.display())
-            });
+        let text = ["default\nshunt", "replication\nrepl"].map(|who| {
+            let (name, user) = who.split_once('\n').unwrap_or_default();
+            format!("[credentials.{name}]\nuser = \"{user}\"\npassword_file = \"{}\"\n", password.display())
+        });
         let text = format!("{more}\n{}", text.concat());
         Ok(fs::write(self.config().join("shunt.toml"), text)?)
     }

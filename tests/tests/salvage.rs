@@ -137,14 +137,19 @@ impl Parted {
         // Sixteen in the first block without USE and FLUSH: eleven; three; five; and one more.
         self.on_primary(&["INSERT INTO c VALUES (2),(3)"])?;
         let many = self.primary().value("SELECT COUNT(*) FROM c WHERE id > 100")?.parse::<u64>()?;
-        Ok(vec![("app.a".into(), 1 + 1 + 3 + 3 + 1 + 1 + 2 + 5), ("app.b".into(), 1 + 1 + 2 + 1), ("app.c".into(), 3 + many)])
+        Ok(vec![
+            ("app.a".into(), 1 + 1 + 3 + 3 + 1 + 1 + 2 + 5),
+            ("app.b".into(), 1 + 1 + 2 + 1),
+            ("app.c".into(), 3 + many),
+        ])
     }
 
     fn history(&self, server: &Server) -> Result<History> {
         Ok(match self.install.flavour {
-            Flavour::Mysql => {
-                History::parse(shunt_core::observation::Flavour::Mysql, &server.value("SELECT @@GLOBAL.gtid_executed")?)?
-            }
+            Flavour::Mysql => History::parse(
+                shunt_core::observation::Flavour::Mysql,
+                &server.value("SELECT @@GLOBAL.gtid_executed")?,
+            )?,
             Flavour::Mariadb => {
                 let state = server.value("SELECT @@GLOBAL.gtid_binlog_state")?;
                 History::parse(shunt_core::observation::Flavour::Mariadb, &state)?
@@ -182,7 +187,10 @@ impl Parted {
     }
 
     fn sums(&self, server: &Server) -> Result<Vec<String>> {
-        ["a", "b", "c"].iter().map(|table| Ok(format!("{:?}", server.sql(&format!("CHECKSUM TABLE app.{table}"))?))).collect()
+        ["a", "b", "c"]
+            .iter()
+            .map(|table| Ok(format!("{:?}", server.sql(&format!("CHECKSUM TABLE app.{table}"))?)))
+            .collect()
     }
 
     /// What the flavour's own tool says of a file; `None` if the tool is not there.

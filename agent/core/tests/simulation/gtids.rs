@@ -94,7 +94,9 @@ impl Gtids {
 
     pub fn iter(&self) -> impl Iterator<Item = Txn> + '_ {
         self.words().flat_map(|(origin, at, bits)| {
-            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| Txn { origin, number: at as u32 * 64 + bit + 1 })
+            (0..64)
+                .filter(move |bit| bits >> bit & 1 == 1)
+                .map(move |bit| Txn { origin, number: at as u32 * 64 + bit + 1 })
         })
     }
 

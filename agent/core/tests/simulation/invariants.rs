@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use shunt_core::Mono;
 use shunt_core::cluster::{Action, Event, Plan};
 use shunt_core::config::{DataLoss, Established, FailoverMode, ListenerRole};
 use shunt_core::mapping::Route;
 use shunt_core::observation::PromoterLock;
 use shunt_core::operation::{Kind, Operation, Step, Trigger};
-use shunt_core::Mono;
 
 use super::gtids::{Gtids, Txn};
 use super::server::{Io, db, number};
@@ -42,7 +42,9 @@ pub enum Invariant {
 impl Invariant {
     pub const fn sentence(self) -> &'static str {
         match self {
-            Self::OneWriter => "1: per cluster and epoch at most one server accepts writes through any listener of a proxy",
+            Self::OneWriter => {
+                "1: per cluster and epoch at most one server accepts writes through any listener of a proxy"
+            }
             Self::FenceFirst => "2: nobody is made writable or mapped before the fence on the old primary is in force",
             Self::NothingAcknowledgedIsLost => {
                 "3: with data_loss = \"forbid\", every acknowledged transaction is in the new primary's set"
@@ -137,10 +139,13 @@ impl World {
     pub fn drained_before_reset(&mut self, p: usize, s: usize) {
         let stopped = self.oracle.stopped_with[s].clone().unwrap_or_default();
         let goal = self.proxies[p].store.operation.as_ref().and_then(|o| o.goal.as_ref()).map(Gtids::from_history);
-        let wanted = goal.map_or_else(|| stopped.clone(), |mut goal| {
-            goal.add(&stopped);
-            goal
-        });
+        let wanted = goal.map_or_else(
+            || stopped.clone(),
+            |mut goal| {
+                goal.add(&stopped);
+                goal
+            },
+        );
         let missing = wanted.minus(&self.servers[s].executed);
         if !missing.is_empty() {
             let detail = format!("db{} is reset before it has applied {}", s + 1, missing.short());
@@ -183,9 +188,10 @@ impl World {
     /// began, unless it was promoted since or an operator pinned it.
     pub fn nothing_leads_back(&mut self, p: usize, s: usize) {
         let pinned = !self.proxies[p].store.pins.is_empty();
-        let back = self.oracle.promotions.iter().any(|began| {
-            began.p == p && began.old == s && self.oracle.promoted_at[s].is_none_or(|at| at < began.at)
-        });
+        let back =
+            self.oracle.promotions.iter().any(|began| {
+                began.p == p && began.old == s && self.oracle.promoted_at[s].is_none_or(|at| at < began.at)
+            });
         if back && !pinned {
             let detail = format!("proxy{} goes back to db{}", p + 1, s + 1);
             self.violated(Invariant::NothingLeadsBack, detail);
@@ -286,9 +292,8 @@ impl World {
             let kernel = &self.proxies[p].kernel;
             let outcasts: Vec<_> = self.proxies[p].store.outcasts.iter().map(|o| number(o.server)).collect();
             let led = self.primary_listeners(p).iter().find_map(|&l| kernel.leads(l)).map(number);
-            let writable: Vec<_> = (0..self.servers.len())
-                .filter(|n| !self.servers[*n].read_only && !outcasts.contains(n))
-                .collect();
+            let writable: Vec<_> =
+                (0..self.servers.len()).filter(|n| !self.servers[*n].read_only && !outcasts.contains(n)).collect();
             let is_well = led.is_some_and(|n| writable == [n] && self.servers[n].is_running());
             self.oracle.ended_well &= is_well;
             if !is_well && status.alarms.is_empty() && self.scenario.mode != FailoverMode::Off {

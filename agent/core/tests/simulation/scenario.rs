@@ -71,8 +71,7 @@ impl Scenario {
         let delay = r.pick(&[fast, (MILLI, MILLI * 5), (MILLI * 5, MILLI * 30)]);
         let rules = [Promotion::Must, Promotion::Prefer, Promotion::Neutral, Promotion::PreferNot, Promotion::MustNot];
         let uneven = r.percent(30);
-        let promotions =
-            (0..servers).map(|_| if uneven { r.pick(&rules) } else { Promotion::Neutral }).collect();
+        let promotions = (0..servers).map(|_| if uneven { r.pick(&rules) } else { Promotion::Neutral }).collect();
         let heal_at = r.millis(30_000, 60_000);
         Self {
             seed,

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shunt_core::observation::{
-    Channel, Flavour, Identity, IoThread, PromoterLock, SemiSync, ServerState,
-};
+use shunt_core::observation::{Channel, Flavour, Identity, IoThread, PromoterLock, SemiSync, ServerState};
 use shunt_core::operation::{Obstacle, Replication, SemiSyncRole, Standing};
 
 use super::gtids::{Gtids, Txn, uuid};

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use shunt_core::Mono;
 use shunt_core::cluster::Event;
-use shunt_core::operation::{
-    Cause, Hook, Order, OrderId, Report, Salvaged, Sessions, Task, TaskError,
-};
+use shunt_core::operation::{Cause, Hook, Order, OrderId, Report, Salvaged, Sessions, Task, TaskError};
 
 use super::gtids::{Gtids, Txn};
 use super::history::tell;
@@ -335,7 +333,9 @@ impl World {
                 }
                 Told::Waits
             }
-            Task::Promote { has, semi_sync, .. } => self.promote_statement(s, run, &Gtids::from_history(has), *semi_sync),
+            Task::Promote { has, semi_sync, .. } => {
+                self.promote_statement(s, run, &Gtids::from_history(has), *semi_sync)
+            }
             Task::Follow { source, semi_sync, .. } => self.follow_statement(s, run, number(*source), *semi_sync),
             Task::Salvage { lacking, into, .. } => self.salvage_statement(s, run, &Gtids::from_history(lacking), *into),
             Task::EndSessions { listeners, grace, .. } => self.end_sessions_of(id, s, run, listeners, *grace),

@@ -26,38 +26,138 @@ pub enum Happening {
     FaultEnds(usize),
     /// Every fault ends, everybody comes back.
     Heal,
-    Boot { n: usize, generation: u64 },
-    Booted { n: usize, generation: u64 },
+    Boot {
+        n: usize,
+        generation: u64,
+    },
+    Booted {
+        n: usize,
+        generation: u64,
+    },
 
-    ProbeAsks { p: usize, life: u64, s: usize },
-    ProbeArrives { p: usize, life: u64, s: usize, asked: Mono, round: u64 },
-    ProbeEnds { p: usize, life: u64, s: usize, asked: Mono, round: u64, outcome: Box<Outcome> },
-    Deadline { p: usize, life: u64, at: Mono },
-    AgentStarts { p: usize },
-    Thaws { p: usize },
-    Renews { p: usize, life: u64 },
-    LockReleased { s: usize, connection: u64 },
+    ProbeAsks {
+        p: usize,
+        life: u64,
+        s: usize,
+    },
+    ProbeArrives {
+        p: usize,
+        life: u64,
+        s: usize,
+        asked: Mono,
+        round: u64,
+    },
+    ProbeEnds {
+        p: usize,
+        life: u64,
+        s: usize,
+        asked: Mono,
+        round: u64,
+        outcome: Box<Outcome>,
+    },
+    Deadline {
+        p: usize,
+        life: u64,
+        at: Mono,
+    },
+    AgentStarts {
+        p: usize,
+    },
+    Thaws {
+        p: usize,
+    },
+    Renews {
+        p: usize,
+        life: u64,
+    },
+    LockReleased {
+        s: usize,
+        connection: u64,
+    },
 
-    TaskArrives { run: u64 },
-    TaskReplies { run: u64 },
-    TaskTimesOut { run: u64 },
+    TaskArrives {
+        run: u64,
+    },
+    TaskReplies {
+        run: u64,
+    },
+    TaskTimesOut {
+        run: u64,
+    },
 
-    IoConnect { replica: usize, generation: u64 },
-    IoBreaks { replica: usize, link: u64 },
-    Pump { source: usize, replica: usize, link: u64 },
-    Acknowledged { source: usize, replica: usize, link: u64, upto: usize },
-    DumpEnds { source: usize, replica: usize, link: u64 },
-    Heartbeat { replica: usize, link: u64 },
-    Apply { n: usize, generation: u64 },
-    SemiSyncTimeout { n: usize, generation: u64, index: usize },
+    IoConnect {
+        replica: usize,
+        generation: u64,
+    },
+    IoBreaks {
+        replica: usize,
+        link: u64,
+    },
+    Pump {
+        source: usize,
+        replica: usize,
+        link: u64,
+    },
+    Acknowledged {
+        source: usize,
+        replica: usize,
+        link: u64,
+        upto: usize,
+    },
+    DumpEnds {
+        source: usize,
+        replica: usize,
+        link: u64,
+    },
+    Heartbeat {
+        replica: usize,
+        link: u64,
+    },
+    Apply {
+        n: usize,
+        generation: u64,
+    },
+    SemiSyncTimeout {
+        n: usize,
+        generation: u64,
+        index: usize,
+    },
 
-    ClientGoes { c: usize },
-    ClientSends { c: usize, attempt: u64 },
-    WriteArrives { c: usize, attempt: u64, s: usize, generation: Option<u64> },
-    WriteCommits { c: usize, attempt: u64, s: usize, generation: u64 },
-    ServerAnswers { c: usize, attempt: u64, s: usize, generation: u64, written: Option<super::gtids::Txn> },
-    AnswerArrives { c: usize, attempt: u64, written: Option<super::gtids::Txn> },
-    ClientGivesUp { c: usize, attempt: u64 },
+    ClientGoes {
+        c: usize,
+    },
+    ClientSends {
+        c: usize,
+        attempt: u64,
+    },
+    WriteArrives {
+        c: usize,
+        attempt: u64,
+        s: usize,
+        generation: Option<u64>,
+    },
+    WriteCommits {
+        c: usize,
+        attempt: u64,
+        s: usize,
+        generation: u64,
+    },
+    ServerAnswers {
+        c: usize,
+        attempt: u64,
+        s: usize,
+        generation: u64,
+        written: Option<super::gtids::Txn>,
+    },
+    AnswerArrives {
+        c: usize,
+        attempt: u64,
+        written: Option<super::gtids::Txn>,
+    },
+    ClientGivesUp {
+        c: usize,
+        attempt: u64,
+    },
 
     /// Whoever promotes where shunt does not.
     OutsiderLooks,
