@@ -48,7 +48,11 @@ fn program(name: &str, line: &str, agent: &Identity) -> Finding {
         Err(why) => return Finding::problem(CHECK, format!("{name}: {word} {why}"), "write the program's whole path"),
     };
     if let Err(why) = may(agent, &path, EXECUTE) {
-        let advice = format!("chmod 755 {}, and let everybody through the folders above it", path.display());
+        let advice = if path.exists() {
+            format!("chmod 755 {}, and let everybody through the folders above it", path.display())
+        } else {
+            "install it, or take the hook out of shunt.toml".to_owned()
+        };
         return Finding::problem(CHECK, format!("{name}: {} cannot be run: {why}", path.display()), advice);
     }
     match HIDDEN.iter().find(|folder| path.starts_with(folder)) {

@@ -28,6 +28,7 @@ use super::worker::Worker;
 use super::{severed, watch};
 use crate::clock::Clock;
 use crate::config::{self, AgentConfig, Loaded};
+use crate::hooks::Hooks;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Counters;
 
@@ -140,7 +141,11 @@ impl Agent {
         let journal = Journal::start(store, clock)?;
 
         let renewals = Renewals::new();
-        let tools = Tools { datapath: datapath.clone(), meter: meter.clone(), salvage: paths.state.join("salvage") };
+        let (failures, salvage) = (journal.clone(), paths.state.join("salvage"));
+        let hooks = Hooks::start(settings.hooks.clone(), move |failed| {
+            failures.record(ClusterName::new(&failed.notice.cluster).ok().as_ref(), failed.entry());
+        });
+        let tools = Tools { datapath: datapath.clone(), meter: meter.clone(), hooks, salvage };
         let shared = Shared { clock, journal, datapath, counters: Counters::default(), renewals, tools };
         let agent = Arc::new(Self {
             paths,

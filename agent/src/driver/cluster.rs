@@ -261,7 +261,7 @@ impl ClusterTask {
                 Action::Forget(orders) => self.tasks.forget(&orders),
                 Action::End { operation, ending } => self.end(operation, ending).await,
                 Action::KeepOutcasts(outcasts) => self.keep_outcasts(outcasts).await,
-                Action::Notify(notice) => tracing::info!(event = notice.event, "{}", notice.reason),
+                Action::Notify(notice) => self.shared.tools.hooks.tell(notice),
             }
         }
     }

@@ -95,6 +95,9 @@ impl Agent {
     async fn take(&self, loaded: Loaded) -> ReloadAnswer {
         // Before the first lease is in the kernel, and until the last is gone.
         self.keep_leases(loaded.agent.as_ref().and_then(|agent| agent.lease));
+        if let Some(agent) = &loaded.agent {
+            self.shared.tools.hooks.configure(agent.hooks.clone());
+        }
         let before: BTreeMap<ClusterName, ClusterConfig> =
             read(&self.clusters).iter().map(|(name, handle)| (name.clone(), handle.config.clone())).collect();
         let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();

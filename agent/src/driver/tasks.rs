@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::worker::Worker;
 use crate::config::Credentials;
+use crate::hooks::Hooks;
 use crate::operate::Executor;
 use crate::operate::salvage::{self, Login};
 
@@ -34,6 +35,7 @@ pub type Outcome = (OrderId, Result<Report, TaskError>);
 pub struct Tools {
     pub datapath: Worker<Box<dyn Datapath>>,
     pub meter: Worker<Box<dyn Meter>>,
+    pub hooks: Hooks,
     /// Where salvaged transactions are kept.
     pub salvage: PathBuf,
 }
@@ -118,6 +120,7 @@ impl Tasks {
                     );
                     done.await.map(Report::Salvaged)
                 }
+                Task::Hook { hook, notice } => tools.hooks.run(*hook, notice, order.within).await,
                 _ => executor.run(&order).await,
             }
         }

@@ -97,6 +97,9 @@ pub struct Cluster {
     /// What was last told about servers that were cast out and could not be taken in.
     told: BTreeMap<SocketAddr, String>,
     readiness: Readiness,
+    /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
+    /// acknowledge nothing to a client any more.
+    proof: Option<Proof>,
     /// Why nothing may be opened until an operator says who the primary is.
     sealed: Option<String>,
 }
@@ -162,6 +165,7 @@ impl Cluster {
             asked_to_rejoin: BTreeSet::new(),
             told: BTreeMap::new(),
             readiness: Readiness::default(),
+            proof: None,
             sealed: remembered.unreadable,
             config,
         };
@@ -367,6 +371,7 @@ impl Cluster {
         let found = assess(self.view(now));
         let direction = found.direction;
         self.note_verdict(found, now, actions);
+        self.note_proof(now);
         self.cooldown_until = self.cooldown_until.filter(|until| now < *until);
         self.advance(now, actions);
         if self.run.is_none() {
@@ -379,6 +384,19 @@ impl Cluster {
         self.end_lapses(direction);
         self.commit_if_changed(now, actions);
         self.set_pace(now, actions);
+    }
+
+    /// Keeps the proof of the moment in which a dead primary was fenced off, and no other.
+    fn note_proof(&mut self, now: Mono) {
+        match self.primary {
+            Some(primary) if self.assessment.verdict == Verdict::Dead => {
+                if self.open {
+                    self.proof = acknowledged_by(self.view(now), primary);
+                }
+            }
+            _ if self.run.is_none() => self.proof = None,
+            _ => {}
+        }
     }
 
     fn note_verdict(&mut self, found: Assessment, now: Mono, actions: &mut Vec<Action>) {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shunt_core::Epoch;
 use shunt_core::gtid::History;
+use shunt_core::gtid::History;
+use shunt_core::observation::Flavour;
 use shunt_core::observation::Flavour;
 use shunt_core::operation::{
     Ending, Kind, OpId, Operation, Outcast, Outcome, Quarantine, Replication, Salvaged, Standing, Step, Trigger,
@@ -89,7 +91,7 @@ fn an_operation_outlives_the_store_as_it_stood_at_its_newest_step() {
     let first = failover(7);
     let second = at(first.clone(), Step::Fence);
     let mut third = at(second.clone(), Step::Promote);
-    third.disarmed = Some(shunt_core::gtid::History::empty(shunt_core::observation::Flavour::Mysql));
+    third.disarmed = Some(History::empty(Flavour::Mysql));
     let mut store = open(&dir);
     assert_eq!(store.unfinished(&orders).unwrap(), None);
     assert_eq!(store.last_operation(&orders).unwrap(), OpId(0));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{Run, want};
 use crate::Mono;
-use crate::cluster::acknowledged::acknowledged_by;
+use crate::cluster::acknowledged::{Proof, acknowledged_by};
 use crate::cluster::event::Action;
 use crate::cluster::health::{Evidence, Health};
 use crate::cluster::verdict::{Direction, Verdict};
@@ -64,7 +64,7 @@ impl Cluster {
                 self.config.name
             ));
         }
-        if self.config.data_loss == DataLoss::Forbid && acknowledged_by(self.view(now), old).is_none() {
+        if self.config.data_loss == DataLoss::Forbid && self.proof_of(old, now).is_none() {
             return Some(format!(
                 "data_loss is \"forbid\" and nothing proves that every acknowledged transaction is on a replica: semi-sync was \
                  not active; `shunt failover {} --allow-data-loss` does it all the same",
@@ -104,6 +104,11 @@ impl Cluster {
         })
     }
 
+    /// What semi-sync proves of a primary that cannot be asked any more.
+    pub(super) fn proof_of(&self, old: SocketAddr, now: Mono) -> Option<Proof> {
+        if self.assessment.verdict == Verdict::Dead { self.proof.clone() } else { acknowledged_by(self.view(now), old) }
+    }
+
     /// An operation as it begins, with what is known now.
     pub(super) fn operation(
         &mut self,
@@ -114,7 +119,7 @@ impl Cluster {
         now: Mono,
     ) -> Operation {
         self.last_operation.0 += 1;
-        let proof = acknowledged_by(self.view(now), old);
+        let proof = self.proof_of(old, now);
         let state = self.servers.get(&old).and_then(Health::state);
         let semi_sync = state.and_then(|s| s.semi_sync).is_some_and(|semi| semi.source_enabled);
         Operation {

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use crate::Mono;
 use crate::cluster::Cluster;
-use crate::cluster::acknowledged::acknowledged_by;
 use crate::cluster::health::Evidence;
 use crate::config::FailoverMode;
 use crate::operation::{Intent, Kind};
@@ -80,7 +79,7 @@ impl Cluster {
                 if !living
                     && !intent.allow_loss
                     && self.config.data_loss == crate::config::DataLoss::Forbid
-                    && acknowledged_by(self.view(now), old).is_none() =>
+                    && self.proof_of(old, now).is_none() =>
             {
                 Some(
                     rule(
