@@ -142,7 +142,7 @@ fn semi_sync(flavour: Flavour, facts: &Facts, aims: Aims) -> Vec<Finding> {
     let is_forbidden = aims.data_loss == DataLoss::Forbid;
     let unproven = "with data_loss = \"forbid\" nobody is promoted without its proof";
     let (Some(source), Some(replica)) = sides(facts) else {
-        let install = "SET GLOBAL super_read_only = OFF where it is on, for INSTALL PLUGIN writes a table; \
+        let install = "on a read-only server, which refuses it, between SET GLOBAL super_read_only = OFF and = ON: \
                        INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'; \
                        INSTALL PLUGIN rpl_semi_sync_replica SONAME 'semisync_replica.so'; \
                        SET PERSIST rpl_semi_sync_source_enabled = ON; SET PERSIST rpl_semi_sync_replica_enabled = ON";
