@@ -23,7 +23,6 @@ const SALVAGE: Duration = Duration::from_secs(20);
 const RECHECK: Duration = Duration::from_millis(500);
 const PROMOTE: Duration = Duration::from_secs(5);
 const FOLLOW: Duration = Duration::from_secs(10);
-const HOOK: Duration = Duration::from_secs(30);
 /// So often is a server asked in vain before it is given up.
 const PATIENCE: u32 = 3;
 
@@ -643,7 +642,7 @@ impl Cluster {
             Hook::BeforePromote => "before_promote",
         };
         let notice = super::telling::notice(&self.config.name, &self.run.as_ref()?.op, event);
-        Some(want(Task::Hook { hook, notice }, HOOK))
+        Some(want(Task::Hook { hook, notice }, self.config.promoting.hook_time))
     }
 
     pub(super) fn is_switchover(&self) -> bool {
