@@ -13,8 +13,8 @@ use tokio::task::AbortHandle;
 
 use super::worker::Worker;
 use crate::config::Credentials;
-use crate::operate::Executor;
 use crate::operate::salvage::{self, Login};
+use crate::operate::{Executor, Hands};
 
 /// A task that does not keep its own bound is broken off after this much more.
 const SLACK: Duration = Duration::from_secs(1);
@@ -117,6 +117,11 @@ impl Tasks {
                         order.within,
                     );
                     done.await.map(Report::Salvaged)
+                }
+                Task::EndSessions { server, listeners, grace } => {
+                    let hands = Hands { datapath: tools.datapath, meter: tools.meter };
+                    let done = executor.end_sessions(*server, listeners, *grace, order.within, hands);
+                    done.await.map(Report::Sessions)
                 }
                 _ => executor.run(&order).await,
             }

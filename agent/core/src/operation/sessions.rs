@@ -144,6 +144,7 @@ impl Dismissal {
             present.insert(flow.tuple);
             self.recognized |= found.is_some();
             let doing = found.unwrap_or(Doing::Unknown);
+            let is_new = !self.flows.contains_key(&flow.tuple);
             let known = self.flows.entry(flow.tuple).or_default();
             known.was_busy |= doing != Doing::Nothing;
             match known.step(doing, over, now) {
@@ -158,6 +159,8 @@ impl Dismissal {
                 }
                 Step::Block => block.push(flow.tuple),
                 Step::Unblock => unblock.push(flow.tuple),
+                // Somebody may have blocked it before us, and not have come to an end.
+                Step::Leave if is_new => unblock.push(flow.tuple),
                 Step::Leave => {}
             }
             left |= !known.severed;

@@ -109,6 +109,14 @@ fn a_client_that_logs_in_is_not_blocked() {
 }
 
 #[test]
+fn what_somebody_else_had_blocked_goes_on_unless_it_is_idle() {
+    let mut dismissal = dismissal(SECOND);
+    let sessions = [session(1, Doing::Waiting), session(2, Doing::Nothing), session(3, Doing::Unknown)];
+    assert_eq!(look(&mut dismissal, &sessions, 0).unblock, [tuple(1), tuple(3)]);
+    assert_eq!(look(&mut dismissal, &sessions[..1], 10).unblock, [tuple(2)], "that one has gone");
+}
+
+#[test]
 fn when_the_grace_is_over_transactions_are_cut() {
     let mut dismissal = dismissal(SECOND);
     let sessions = [session(1, Doing::Waiting), session(2, Doing::Running), session(3, Doing::Nothing)];
