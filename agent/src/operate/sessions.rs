@@ -2,8 +2,9 @@
 //! and spare these. [`Dismissal`] decides; here the server is asked what its sessions do, conntrack whose they are, and the
 //! datapath blocks, severs and lets go on.
 //!
-//! Sessions are found by where the server says that they come from, and only in the end all flows are looked at: that way
-//! through conntrack's table takes longer than all of the rest.
+//! Sessions are found by where the server says that they come from. All flows are looked at beside that, once: the way
+//! through conntrack's table takes longer than all of the rest. Since the listeners hold new connections, whoever was not
+//! there then does not come later.
 
 mod mariadb;
 mod mysql;
@@ -19,6 +20,8 @@ use shunt_core::flow::{Flow, FlowFilter, Tuple};
 use shunt_core::observation::Flavour;
 use shunt_core::operation::sessions::{Dismissal, Doing, Peer, Session, Then, View};
 use shunt_core::operation::{Sessions, TaskError};
+use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::link::{Link, Stopped};
@@ -65,10 +68,11 @@ async fn end_sessions(
     hands: Hands,
 ) -> Result<Sessions, TaskError> {
     let begin = Instant::now();
-    let mut list = List::open(work).await?;
     let mut blocked = Blocked { datapath: hands.datapath.clone(), flows: Vec::new() };
     let flows = Flows { server: work.server, listeners, hands };
     let mut dismissal = Dismissal::new(work.server, grace, Mono::ZERO);
+    let (list, at_the_beginning) = tokio::join!(List::open(work), flows.at_the_beginning(work.by));
+    let (mut list, mut at_the_beginning) = (list?, Some(at_the_beginning?));
     let mut whole = false;
     loop {
         let sessions = list.look(work).await?;
@@ -86,6 +90,15 @@ async fn end_sessions(
         match round.then {
             Then::Done(sessions) => return Ok(sessions),
             Then::Look { after, whole: all } => {
+                if all
+                    && after.is_zero()
+                    && let Some(flows) = at_the_beginning.take()
+                {
+                    let flows = told(timeout_at(work.by, flows).await.map(Result::ok))?;
+                    if let Some(sessions) = dismissal.are_all(&flows) {
+                        return Ok(sessions);
+                    }
+                }
                 whole = all;
                 sleep(after).await;
             }
@@ -123,8 +136,24 @@ impl Flows {
     }
 
     async fn all(&self, by: Instant) -> Result<Vec<Flow>, TaskError> {
+        self.read(by, self.reader()).await
+    }
+
+    /// Reads them all with a meter of its own, so that nobody waits for it.
+    async fn at_the_beginning(&self, by: Instant) -> Result<oneshot::Receiver<Read>, TaskError> {
+        let meter = timeout_at(by, self.hands.datapath.run(|datapath| datapath.meter())).await;
+        let mut meter = told(meter.map(Result::ok))?;
+        let (reader, (tell, told)) = (self.reader(), oneshot::channel());
+        tokio::task::spawn_blocking(move || {
+            // Nobody waits for it any more if the sessions could not be seen.
+            let _ = tell.send(reader(&mut meter));
+        });
+        Ok(told)
+    }
+
+    fn reader(&self) -> impl FnOnce(&mut Box<dyn Meter>) -> Read + Send + use<> {
         let (server, listeners) = (self.server, self.listeners.iter().copied().collect());
-        self.read(by, move |meter| {
+        move |meter| {
             let mut all = Vec::new();
             meter.flows(&FlowFilter { listeners, source_port: None }, &mut |flow| {
                 if flow.backend == server {
@@ -133,8 +162,7 @@ impl Flows {
                 ControlFlow::Continue(())
             })?;
             Ok(all)
-        })
-        .await
+        }
     }
 
     async fn read<T: Send + 'static>(
@@ -142,12 +170,7 @@ impl Flows {
         by: Instant,
         job: impl FnOnce(&mut Box<dyn Meter>) -> Result<T, DatapathError> + Send + 'static,
     ) -> Result<T, TaskError> {
-        match timeout_at(by, self.hands.meter.run(job)).await {
-            Ok(Ok(Ok(read))) => Ok(read),
-            Ok(Ok(Err(error))) => Err(refused(format!("the flows cannot be read: {}", words(&error)))),
-            Ok(Err(gone)) => Err(refused(format!("the flows cannot be read: {gone}"))),
-            Err(_) => Err(unknown("the flows could not be read in time".to_owned())),
-        }
+        told(timeout_at(by, self.hands.meter.run(job)).await.map(Result::ok))
     }
 
     async fn order(&self, order: Order, flows: Vec<Tuple>, by: Instant) -> Result<(), TaskError> {
@@ -166,6 +189,18 @@ impl Flows {
             Ok(Err(gone)) => Err(refused(format!("{number} flows cannot be {what}: {gone}"))),
             Err(_) => Err(unknown(format!("{number} flows could not be {what} in time"))),
         }
+    }
+}
+
+type Read = Result<Vec<Flow>, DatapathError>;
+
+/// What was read; `Ok(None)`: by a thread that has ended.
+fn told<T>(read: Result<Option<Result<T, DatapathError>>, Elapsed>) -> Result<T, TaskError> {
+    match read {
+        Ok(Some(Ok(read))) => Ok(read),
+        Ok(Some(Err(error))) => Err(refused(format!("the flows cannot be read: {}", words(&error)))),
+        Ok(None) => Err(refused("the flows cannot be read: the thread that reads them is gone".to_owned())),
+        Err(_) => Err(unknown("the flows could not be read in time".to_owned())),
     }
 }
 
@@ -210,24 +245,13 @@ impl Drop for Blocked {
 /// The server's list of sessions.
 struct List {
     link: Link,
-    flavour: Flavour,
-    /// Whether transactions can be seen there.
+    /// Whether what they do can be seen there.
     sees: bool,
 }
 
 impl List {
     async fn open(work: Work<'_>) -> Result<Self, TaskError> {
-        let (link, look) = work.look().await?;
-        let flavour = look.standing.flavour;
-        let mut list = Self { link, flavour, sees: true };
-        if flavour == Flavour::Mysql {
-            let answer = list.ask(work, &[mysql::IS_SEEN.to_owned()]).await?;
-            list.sees = answer.is_some_and(|answer| answer.first().is_some_and(|rows| mysql::is_seen(rows)));
-        }
-        if !list.sees {
-            tracing::warn!(server = %work.server, "transactions of other sessions cannot be seen there");
-        }
-        Ok(list)
+        Ok(Self { link: work.links.get(work.server, work.by).await?, sees: true })
     }
 
     /// What the sessions do; `None`: it cannot be seen.
@@ -235,33 +259,40 @@ impl List {
         if !self.sees {
             return Ok(None);
         }
-        let script: &[&str] = match self.flavour {
-            Flavour::Mysql => &[mysql::SESSIONS],
-            Flavour::Mariadb => &[mariadb::SESSIONS, mariadb::TRANSACTIONS],
+        let flavour = self.link.dialect().flavour();
+        let script = match flavour {
+            Flavour::Mysql => [mysql::IS_SEEN, mysql::SESSIONS],
+            Flavour::Mariadb => [mariadb::SESSIONS, mariadb::TRANSACTIONS],
         };
-        let script: Vec<String> = script.iter().map(|&statement| statement.to_owned()).collect();
-        let Some(answer) = self.ask(work, &script).await? else {
+        let Some(answer) = self.ask(work, &script.map(str::to_owned)).await? else {
             self.sees = false;
             return Ok(None);
         };
-        Ok(match self.flavour {
-            Flavour::Mysql => answer.first().map(|rows| mysql::read(rows)),
-            Flavour::Mariadb => {
-                answer.first().zip(answer.get(1)).and_then(|(list, status)| mariadb::read(list, status))
-            }
-        })
+        let [first, second] = &answer[..] else { return Ok(None) };
+        let sessions = match flavour {
+            Flavour::Mysql => mysql::read(first, second),
+            Flavour::Mariadb => mariadb::read(first, second),
+        };
+        if sessions.is_none() {
+            tracing::warn!(server = %work.server, "which sessions are inside a transaction cannot be seen there");
+        }
+        Ok(sessions)
     }
 
     /// `None`: we may not ask that.
     async fn ask(&mut self, work: Work<'_>, script: &[String]) -> Result<Option<Vec<Rows>>, TaskError> {
-        let by = work.by.min(Instant::now() + LOOK);
-        match self.link.run(script, by).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(Stopped::Refused { code, words, .. }) if is_denied(code) => {
-                tracing::warn!(server = %work.server, error = words, "the sessions there cannot be seen");
-                Ok(None)
+        loop {
+            let by = work.by.min(Instant::now() + LOOK);
+            match self.link.run(script, by).await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(Stopped::Refused { code, words, .. }) if is_denied(code) => {
+                    tracing::warn!(server = %work.server, error = words, "the sessions there cannot be seen");
+                    return Ok(None);
+                }
+                // It broke while nobody was using it.
+                Err(Stopped::Broken(_)) if self.link.reused => self.link = work.links.get(work.server, work.by).await?,
+                Err(stopped) => return Err(work.error(&stopped, script, self.link.dialect().as_ref())),
             }
-            Err(stopped) => Err(work.error(&stopped, script, self.link.dialect().as_ref())),
         }
     }
 }

@@ -128,6 +128,14 @@ impl Dismissal {
         self.flows.iter().filter(|(_, known)| known.blocked.is_some()).map(|(flow, _)| *flow).collect()
     }
 
+    /// What became of the sessions, if these are all flows that there were when new connections had ceased, and each was
+    /// severed. One that was opening then may have come about since.
+    pub fn are_all(&self, at_the_beginning: &[Flow]) -> Option<Sessions> {
+        let is_severed = |flow: &Flow| self.flows.get(&flow.tuple).is_some_and(|known| known.severed);
+        let is_over = |flow: &Flow| flow.phase == Phase::Closing || is_severed(flow);
+        at_the_beginning.iter().filter(|flow| flow.backend == self.server).all(is_over).then(|| self.sessions.clone())
+    }
+
     /// What follows from a look. To be called again after what it says.
     pub fn look(&mut self, view: View<'_>, now: Mono) -> Round {
         let over = now >= self.deadline;

@@ -168,6 +168,21 @@ fn flows_that_have_ended_are_nobodys_sessions_and_those_of_other_servers_are_not
 }
 
 #[test]
+fn those_that_were_there_at_the_beginning_are_all_when_each_was_severed() {
+    let mut dismissal = dismissal(SECOND);
+    let idle = [session(1, Doing::Nothing)];
+    look(&mut dismissal, &idle, 0);
+    assert_eq!(dismissal.are_all(&[flow(1)]), None);
+    look(&mut dismissal, &idle, 4);
+    let closing = Flow { phase: Phase::Closing, ..flow(2) };
+    let elsewhere = Flow { backend: SocketAddr::from(([10, 0, 0, 9], 3306)), ..flow(3) };
+    let all = Sessions { idle: 1, ..Sessions::default() };
+    assert_eq!(dismissal.are_all(&[flow(1), closing, elsewhere]), Some(all));
+    assert_eq!(dismissal.are_all(&[flow(1), flow(4)]), None, "nobody knows a session of that one");
+    assert_eq!(dismissal.are_all(&[Flow { phase: Phase::Opening, ..flow(4) }]), None);
+}
+
+#[test]
 fn a_blocked_client_that_has_gone_leaves_no_block_behind() {
     let mut dismissal = dismissal(SECOND);
     look(&mut dismissal, &[session(1, Doing::Nothing)], 0);

@@ -16,18 +16,18 @@ pub const IS_SEEN: &str = "SELECT (SELECT COUNT(*) FROM performance_schema.setup
 /// Needs SELECT on performance_schema.*, and PROCESS to be shown the sessions of others. A name that applications lock with
 /// GET_LOCK is no reason to wait: it goes with the server anyway.
 pub const SESSIONS: &str = "SELECT p.HOST AS host, p.COMMAND AS command, t.INSTRUMENTED AS instrumented, \
-     EXISTS (SELECT 1 FROM performance_schema.events_transactions_current e \
-     WHERE e.THREAD_ID = t.THREAD_ID AND e.STATE = 'ACTIVE') AS open, \
-     EXISTS (SELECT 1 FROM performance_schema.metadata_locks m \
-     WHERE m.OWNER_THREAD_ID = t.THREAD_ID AND m.OBJECT_TYPE <> 'USER LEVEL LOCK') AS locks \
+     t.THREAD_ID IN (SELECT THREAD_ID FROM performance_schema.events_transactions_current WHERE STATE = 'ACTIVE') \
+     AS open, \
+     t.THREAD_ID IN (SELECT OWNER_THREAD_ID FROM performance_schema.metadata_locks \
+     WHERE OBJECT_TYPE <> 'USER LEVEL LOCK') AS locks \
      FROM performance_schema.processlist p JOIN performance_schema.threads t ON t.PROCESSLIST_ID = p.ID \
      WHERE p.HOST LIKE '%:%'";
 
-pub fn is_seen(rows: &Rows) -> bool {
-    rows.first().and_then(|row| row.number(&["found"])) == Some(4)
-}
-
-pub fn read(rows: &Rows) -> Vec<Session> {
+/// `None`: transactions are not instrumented.
+pub fn read(seen: &Rows, rows: &Rows) -> Option<Vec<Session>> {
+    if seen.first().and_then(|row| row.number(&["found"])) != Some(4) {
+        return None;
+    }
     let session = |row: &mysql_async::Row| {
         let is_free = !row.is_on(&["open"]) && !row.is_on(&["locks"]);
         let doing = match doing(&row.text(&["command"]), is_free) {
@@ -36,5 +36,5 @@ pub fn read(rows: &Rows) -> Vec<Session> {
         };
         Some(Session { peer: peer(row)?, doing })
     };
-    rows.iter().filter_map(session).collect()
+    Some(rows.iter().filter_map(session).collect())
 }
