@@ -2,13 +2,14 @@
 //! and spare these. [`Dismissal`] decides; here the server is asked what its sessions do, conntrack whose they are, and the
 //! datapath blocks, severs and lets go on.
 //!
-//! Sessions are found by where the server says that they come from. All flows are looked at beside that, once: the way
-//! through conntrack's table takes longer than all of the rest. Since the listeners hold new connections, whoever was not
-//! there then does not come later.
+//! Sessions are found by where the server says that they come from. All flows are looked at once, while nothing else is asked
+//! of conntrack: the way through its table takes longer than all of the rest, and whoever wants a single entry waits for it.
+//! Since the listeners hold new connections, whoever is not there then does not come later.
 
 mod mariadb;
 mod mysql;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -69,10 +70,11 @@ async fn end_sessions(
 ) -> Result<Sessions, TaskError> {
     let begin = Instant::now();
     let mut blocked = Blocked { datapath: hands.datapath.clone(), flows: Vec::new() };
-    let flows = Flows { server: work.server, listeners, hands };
+    let mut flows = Flows { server: work.server, listeners, hands, known: BTreeMap::new() };
     let mut dismissal = Dismissal::new(work.server, grace, Mono::ZERO);
-    let (list, at_the_beginning) = tokio::join!(List::open(work), flows.at_the_beginning(work.by));
-    let (mut list, mut at_the_beginning) = (list?, Some(at_the_beginning?));
+    let (list, meter) = tokio::join!(List::open(work), flows.own_meter(work.by));
+    let (mut list, mut meter) = (list?, Some(meter?));
+    let mut reading: Option<oneshot::Receiver<Read>> = None;
     let mut whole = false;
     loop {
         let sessions = list.look(work).await?;
@@ -84,6 +86,7 @@ async fn end_sessions(
         let view = View { flows: &found, whole: whole_view, sessions: sessions.as_deref() };
         let round = dismissal.look(view, Mono(begin.elapsed()));
         flows.order(Order::Unblock, round.unblock, work.by).await?;
+        flows.known.retain(|_, flow| !round.sever.contains(&flow.tuple));
         flows.order(Order::Sever, round.sever, work.by).await?;
         blocked.flows = dismissal.blocked();
         flows.order(Order::Block, round.block, work.by).await?;
@@ -92,12 +95,15 @@ async fn end_sessions(
             Then::Look { after, whole: all } => {
                 if all
                     && after.is_zero()
-                    && let Some(flows) = at_the_beginning.take()
+                    && let Some(reading) = reading.take()
                 {
-                    let flows = told(timeout_at(work.by, flows).await.map(Result::ok))?;
-                    if let Some(sessions) = dismissal.are_all(&flows) {
+                    let all = told(timeout_at(work.by, reading).await.map(Result::ok))?;
+                    if let Some(sessions) = dismissal.are_all(&all) {
                         return Ok(sessions);
                     }
+                }
+                if let Some(meter) = meter.take() {
+                    reading = Some(flows.begin_to_read(meter));
                 }
                 whole = all;
                 sleep(after).await;
@@ -120,6 +126,8 @@ struct Flows {
     server: SocketAddr,
     listeners: Vec<SocketAddr>,
     hands: Hands,
+    /// Those that were looked up, by whom the server sees.
+    known: BTreeMap<SocketAddr, Flow>,
 }
 
 #[derive(Clone, Copy)]
@@ -130,25 +138,32 @@ enum Order {
 }
 
 impl Flows {
-    async fn seen_as(&self, clients: Vec<SocketAddr>, by: Instant) -> Result<Vec<Flow>, TaskError> {
+    async fn seen_as(&mut self, clients: Vec<SocketAddr>, by: Instant) -> Result<Vec<Flow>, TaskError> {
         let (server, listeners) = (self.server, self.listeners.clone());
-        self.read(by, move |meter| meter.flows_seen_as(&listeners, server, &clients)).await
+        let unknown: Vec<_> = clients.iter().filter(|client| !self.known.contains_key(client)).copied().collect();
+        if !unknown.is_empty() {
+            let found = self.read(by, move |meter| meter.flows_seen_as(&listeners, server, &unknown)).await?;
+            self.known.extend(found.into_iter().map(|flow| (flow.seen_as, flow)));
+        }
+        Ok(clients.iter().filter_map(|client| self.known.get(client).copied()).collect())
     }
 
     async fn all(&self, by: Instant) -> Result<Vec<Flow>, TaskError> {
         self.read(by, self.reader()).await
     }
 
-    /// Reads them all with a meter of its own, so that nobody waits for it.
-    async fn at_the_beginning(&self, by: Instant) -> Result<oneshot::Receiver<Read>, TaskError> {
-        let meter = timeout_at(by, self.hands.datapath.run(|datapath| datapath.meter())).await;
-        let mut meter = told(meter.map(Result::ok))?;
+    async fn own_meter(&self, by: Instant) -> Result<Box<dyn Meter>, TaskError> {
+        told(timeout_at(by, self.hands.datapath.run(|datapath| datapath.meter())).await.map(Result::ok))
+    }
+
+    /// Reads them all with a meter of its own, so that nobody waits for this one.
+    fn begin_to_read(&self, mut meter: Box<dyn Meter>) -> oneshot::Receiver<Read> {
         let (reader, (tell, told)) = (self.reader(), oneshot::channel());
         tokio::task::spawn_blocking(move || {
             // Nobody waits for it any more if the sessions could not be seen.
             let _ = tell.send(reader(&mut meter));
         });
-        Ok(told)
+        told
     }
 
     fn reader(&self) -> impl FnOnce(&mut Box<dyn Meter>) -> Read + Send + use<> {

@@ -44,3 +44,33 @@ fn transactions(status: &str) -> Option<BTreeSet<u64>> {
     };
     Some(list.split("---TRANSACTION ").skip(1).filter(is_open).filter_map(thread).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As MariaDB 10.11 writes it, shortened.
+    const STATUS: &str = "------------\nTRANSACTIONS\n------------\nTrx id counter 41\nHistory list length 2\n\
+        LIST OF TRANSACTIONS FOR EACH SESSION:\n\
+        ---TRANSACTION (0x7f1c2c1fdb80), ACTIVE 12 sec\n1 lock struct(s), heap size 1128, 0 row lock(s)\n\
+        MariaDB thread id 7, OS thread handle 139758, query id 30 10.77.0.2 app \n\
+        ---TRANSACTION 40, ACTIVE (PREPARED) 0 sec\n2 lock struct(s)\n\
+        MySQL thread id 19, OS thread handle 139759, query id 33 10.77.0.2 app Commit\n\
+        ---TRANSACTION (0x7f1c2c1fe680), not started\n0 lock struct(s), heap size 1128\n\
+        MariaDB thread id 8, OS thread handle 139760, query id 31 10.77.0.2 app \n\
+        ---TRANSACTION 39, ACTIVE 3 sec recovered trx\n\
+        --------\nFILE I/O\n--------\nPending flushes\n";
+
+    #[test]
+    fn open_transactions_are_found_by_their_sessions() {
+        assert_eq!(transactions(STATUS), Some(BTreeSet::from([7, 19])));
+    }
+
+    #[test]
+    fn a_text_that_is_not_all_there_tells_nothing() {
+        let end = STATUS.find("\nFILE I/O").unwrap();
+        assert_eq!(transactions(&STATUS[..end]), None);
+        assert_eq!(transactions(&STATUS.replace("2 lock struct(s)", "... truncated...")), None);
+        assert_eq!(transactions(""), None);
+    }
+}
