@@ -279,7 +279,9 @@ proptest! {
                     whole = all;
                     for _ in 0..after.as_millis().max(1) {
                         ms += 1;
-                        clients.iter_mut().for_each(|client| client.tick(blocked.contains(&tuple(client.port))));
+                        for client in &mut clients {
+                            client.tick(blocked.contains(&tuple(client.port)));
+                        }
                     }
                 }
             }
