@@ -10,11 +10,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use shunt::config::Password;
 use shunt::operate::salvage::{Login, file_name, salvage};
 use shunt_core::gtid::History;
-use shunt_core::operation::{Salvaged, TaskError};
+use shunt_core::operation::{Cause, Salvaged, TaskError};
 use shunt_tests::scratch::Dir;
 use shunt_tests::template::PASSWORD;
 use shunt_tests::wait::PATIENCE;
-use shunt_tests::{Cluster, Flavour, Host, Install, Lan, Server, each_flavour, eventually, jail, skip};
+use shunt_tests::{Cluster, Flavour, Host, Install, Lan, Server, each_flavour, eventually, jail, skip, with_mysql};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -309,6 +309,108 @@ each_flavour! {
         let kept = parted.kept(&lacking, true)?;
         ensure!(kept.applied, "{kept:?}");
         ensure!(parted.sums(parted.primary())? == parted.sums(parted.other())?);
+        Ok(())
+    }
+
+    fn statements_are_applied_in_the_session_that_they_ran_in(install) {
+        let parted = Parted::start(install)?;
+        parted.on_primary(&[
+            "USE app",
+            "SET SESSION binlog_format = STATEMENT",
+            "SET SESSION time_zone = '+05:00', sql_mode = 'ANSI_QUOTES', auto_increment_increment = 5, foreign_key_checks = 0",
+            "INSERT INTO \"t\" (note) VALUES ('a'), ('b')",
+            "BEGIN",
+            "INSERT INTO t (note) VALUES (CONCAT('é', NOW(6)))",
+            "UPDATE t SET note = CONCAT(note, LAST_INSERT_ID()) WHERE note = 'a'",
+            "COMMIT",
+            "SET SESSION sql_mode = DEFAULT",
+            "CREATE TABLE c AS SELECT id, at FROM t",
+            "RENAME TABLE b TO b2",
+            "RENAME TABLE b2 TO b",
+            "TRUNCATE TABLE a",
+        ])?;
+        let lacking = parted.lacking()?;
+        let kept = parted.kept(&lacking, true)?;
+        let text = std::fs::read_to_string(Path::new(&kept.file).with_extension("txt"))?;
+        ensure!(kept.applied && kept.transactions == 6, "{kept:?}\n{text}");
+        ensure!(text.contains("INSERT INTO \"t\" (note) VALUES ('a'), ('b') (in app)"), "{text}");
+        ensure!(parted.sums(parted.primary())? == parted.sums(parted.other())?);
+        let rows = "SELECT GROUP_CONCAT(id, note, at ORDER BY id) FROM app.t";
+        ensure!(parted.primary().value(rows)? == parted.other().value(rows)?);
+        Ok(())
+    }
+
+    fn a_server_that_has_gone_on_gets_them_all_the_same_and_only_once(install) {
+        let parted = Parted::start(install)?;
+        parted.diverge()?;
+        parted.cluster.set_read_only(1, false)?;
+        parted.other().sql("INSERT INTO app.t (note) VALUES ('went on')")?;
+        let lacking = parted.lacking()?;
+        let kept = parted.kept(&lacking, true)?;
+        ensure!(kept.applied, "{kept:?}");
+        ensure!(parted.sums(parted.primary())? == parted.sums(parted.other())?);
+        let text = std::fs::read_to_string(Path::new(&kept.file).with_extension("txt"))?;
+        ensure!(text.contains("under new numbers") == (install.flavour == Flavour::Mariadb), "{text}");
+        let before = parted.history(parted.other())?;
+        let again = parted.kept(&lacking, true)?;
+        ensure!(again.applied, "{again:?}");
+        ensure!(parted.history(parted.other())? == before, "something was applied twice");
+        Ok(())
+    }
+
+    fn what_was_purged_is_named_and_nothing_is_kept(install) {
+        let parted = Parted::start(install)?;
+        parted.on_primary(&["INSERT INTO app.t (note) VALUES ('lost')", "FLUSH BINARY LOGS"])?;
+        let lacking = parted.lacking()?;
+        let last = parted.primary().sql("SHOW BINARY LOGS")?.pop().and_then(|row| row.into_iter().next().flatten());
+        parted.on_primary(&[&format!("PURGE BINARY LOGS TO '{}'", last.context("a log")?)])?;
+        let error = parted.salvage(&lacking, false)?.err().context("it was kept")?;
+        let word = if install.flavour == Flavour::Mysql { "gtid_purged" } else { "purged" };
+        ensure!(error.cause == Cause::Refused && error.message.contains(word), "{error:?}");
+        ensure!(error.message.contains(&lacking.to_string()), "{error:?}");
+        ensure!(std::fs::read_dir(parted.folder())?.count() == 0);
+        Ok(())
+    }
+
+    fn a_server_that_falls_silent_does_not_hold_it_and_leaves_nothing(install) {
+        let mut parted = Parted::start(install)?;
+        parted.diverge()?;
+        let lacking = parted.lacking()?;
+        parted.cluster.server(0).freeze()?;
+        let from = Parted::login(parted.primary());
+        let folder = parted.folder();
+        let lacking = &lacking;
+        let within = Duration::from_secs(2);
+        let done = parted.host.ns().inside_async(|| async {
+            tokio::time::timeout(WITHIN, salvage(&from, lacking, &folder, "x", None, within)).await
+        })?;
+        let error = done?.err().context("it was kept")?;
+        ensure!(error.cause == Cause::Unknown && error.message.contains("time was up"), "{error:?}");
+        ensure!(!parted.folder().exists() || std::fs::read_dir(parted.folder())?.count() == 0);
+        parted.cluster.server(0).thaw()
+    }
+}
+
+with_mysql! {
+    fn without_tls_the_password_is_encrypted_with_the_servers_key(install) {
+        let lan = Lan::new()?;
+        let host = lan.host("proxy", 2)?;
+        let server = Server::start(lan.host("db1", 11)?, install, 1, &["--tls-version="])?;
+        server.sql("SET sql_log_bin = 0")?;
+        server.sql("GRANT REPLICATION SLAVE ON *.* TO shunt@'%'")?;
+        server.sql("SET sql_log_bin = 1")?;
+        server.sql("INSERT INTO app.t (note) VALUES ('only here')")?;
+        let executed = server.value("SELECT @@GLOBAL.gtid_executed")?;
+        let lacking = History::parse(shunt_core::observation::Flavour::Mysql, &executed)?;
+        let (from, dir) = (Parted::login(&server), Dir::new("salvage")?);
+        let kept = host.ns().inside_async(|| async { salvage(&from, &lacking, dir.path(), "x", None, WITHIN).await })?;
+        let kept = kept.map_err(|error| anyhow!("{error:?}"))?;
+        ensure!(kept.tables == [("app.t".to_owned(), 1)], "{kept:?}");
+
+        let wrong = Login { password: Password::new("wrong"), ..from };
+        let refused = host.ns().inside_async(|| async { salvage(&wrong, &lacking, dir.path(), "y", None, WITHIN).await })?;
+        let error = refused.err().context("it was let in")?;
+        ensure!(error.cause == Cause::Unreachable && error.message.contains("1045"), "{error:?}");
         Ok(())
     }
 }

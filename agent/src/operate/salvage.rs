@@ -76,7 +76,11 @@ pub async fn salvage(
     let thread = std::thread::Builder::new().name("salvage".into());
     thread.spawn(move || work.run(within, tell)).map_err(|e| broke(&e.to_string()))?;
     // The library that decompresses, or that encrypts, may panic on what a strange server says: that ends the thread only.
-    told.await.unwrap_or_else(|_| Err(broke("it ended unexpectedly")))
+    // It ends by itself when the time is up; only a disk that does not answer can hold it.
+    match timeout(within + SEAL * 2, told).await {
+        Ok(told) => told.unwrap_or_else(|_| Err(broke("it ended unexpectedly"))),
+        Err(_) => Err(broke("the time was up")),
+    }
 }
 
 /// To put a server back as it was.
@@ -120,7 +124,7 @@ impl Work {
 
     async fn all(&self, until: Instant, tell: &mut oneshot::Sender<Outcome>) -> Outcome {
         let doing = format!("salvaging from {}", self.from.server);
-        let kept = bounded(until, tell, self.keep()).await;
+        let kept = bounded(until, tell, self.keep(until.into_std())).await;
         let (file, total) = kept.map_err(|trouble| trouble.told(&doing))?;
         let mut salvaged = Salvaged {
             file: file.display().to_string(),
@@ -133,7 +137,7 @@ impl Work {
         if let Some(into) = &self.into {
             let doing = format!("applying {} to {}", salvaged.file, into.server);
             let mut progress = Progress::default();
-            let done = bounded(until, tell, apply::apply(into, &self.lacking, &file, &mut progress)).await;
+            let done = bounded(until, tell, apply::apply(into, &self.lacking, &file, until.into_std(), &mut progress)).await;
             if progress.unsealed {
                 // Also when the time is up: the server was opened for this alone.
                 let sealed = timeout(SEAL, apply::seal(into)).await.unwrap_or(Err(Trouble::Late));
@@ -148,12 +152,12 @@ impl Work {
     }
 
     /// Fetches and lists, unless that was done before. Only what can be read back gets a name.
-    async fn keep(&self) -> Result<(PathBuf, Total), Trouble> {
+    async fn keep(&self, until: std::time::Instant) -> Result<(PathBuf, Total), Trouble> {
         if self.name.contains('/') || self.name.is_empty() {
             return Err(Trouble::Refused(format!("{:?} cannot name a file", self.name)));
         }
         let binlog = format!("{}.binlog", self.name);
-        if let Some(kept) = self.kept(&self.folder.join(&binlog)).await? {
+        if let Some(kept) = self.kept(&self.folder.join(&binlog), until).await {
             return Ok(kept);
         }
         let mut wire = self.from.open().await?;
@@ -161,7 +165,7 @@ impl Work {
         fetch::fetch(&mut wire, &self.lacking, &mut keep).await?;
         drop(wire);
         let mut part = keep.into_part();
-        let mut log = Log::open(part.so_far()?).map_err(unreadable)?;
+        let mut log = Log::open(part.so_far()?, until).map_err(unreadable)?;
         let mut text = Part::create(&self.folder, &format!("{}.txt", self.name))?;
         text.write_all(self.head(&binlog).as_bytes()).map_err(|e| Trouble::File("cannot write the list".into(), e))?;
         let total = list::list(&mut log, &mut text).await?;
@@ -170,13 +174,15 @@ impl Work {
     }
 
     /// What an earlier attempt kept, if it is all that is wanted: the server that it came from may be gone by now.
-    async fn kept(&self, file: &Path) -> Result<Option<(PathBuf, Total)>, Trouble> {
-        let mut log = match Log::open(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(unreadable)?,
-        };
-        let total = list::list(&mut log, &mut io::sink()).await?;
-        Ok(total.got.absent(&self.lacking).is_empty().then(|| (file.to_path_buf(), total)))
+    async fn kept(&self, file: &Path, until: std::time::Instant) -> Option<(PathBuf, Total)> {
+        let mut log = Log::open(file, until).ok()?;
+        match list::list(&mut log, &mut io::sink()).await {
+            Ok(total) => total.got.absent(&self.lacking).is_empty().then(|| (file.to_path_buf(), total)),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "what was kept before cannot be read, and is fetched again");
+                None
+            }
+        }
     }
 
     /// Tells in the list what became of the transactions.

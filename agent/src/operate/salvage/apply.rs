@@ -10,6 +10,7 @@ mod statement;
 mod target;
 
 use std::path::Path;
+use std::time::Instant;
 
 use shunt_core::gtid::History;
 
@@ -62,12 +63,13 @@ pub(super) async fn apply(
     into: &Login,
     lacking: &History,
     file: &Path,
+    until: Instant,
     progress: &mut Progress,
 ) -> Result<(), Trouble> {
     let ledger = file.with_extension("applied");
     let mut target = Target::open(into, lacking, &ledger, &mut progress.unsealed).await?;
     let unreadable = |error| Trouble::File(format!("cannot read {}", file.display()), error);
-    let mut log = Log::open(file).map_err(unreadable)?;
+    let mut log = Log::open(file, until).map_err(unreadable)?;
     let mut current: Option<Applying> = None;
     while let Some(header) = log.next().map_err(unreadable)? {
         if header.is_gtid() {

@@ -38,6 +38,15 @@ impl Part {
         self.out.write_all(bytes).map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))
     }
 
+    fn ensure_space(&self, spare: u64) -> Result<(), Trouble> {
+        let failed = |e: nix::Error| Trouble::File(format!("cannot look at the disk of {}", self.part.display()), e.into());
+        let disk = nix::sys::statvfs::fstatvfs(self.out.get_ref()).map_err(failed)?;
+        if disk.blocks_available().saturating_mul(disk.fragment_size()) >= spare {
+            return Ok(());
+        }
+        Err(Trouble::Refused(format!("{} would leave less than {} MiB of its disk", self.part.display(), spare >> 20)))
+    }
+
     /// Where what is written so far can be read.
     pub(super) fn so_far(&mut self) -> Result<&Path, Trouble> {
         self.out.flush().map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))?;
@@ -79,19 +88,27 @@ impl Drop for Part {
     }
 }
 
+/// So much of the disk is left to others: the agent's own state is on it.
+const SPARE: u64 = 256 << 20;
+/// How often that is looked after.
+const LOOK: u64 = 16 << 20;
+
 /// A log that is being written.
 pub(super) struct Keep {
     part: Part,
     at: u64,
+    written: u64,
     sum: crc32fast::Hasher,
     format: Option<Format>,
+    /// Where the disk's free space is looked at next.
+    look: u64,
 }
 
 impl Keep {
     pub(super) fn create(folder: &Path, name: &str) -> Result<Self, Trouble> {
         let mut part = Part::create(folder, name)?;
         part.write_all_of(&MAGIC)?;
-        Ok(Self { part, at: MAGIC.len() as u64, sum: crc32fast::Hasher::new(), format: None })
+        Ok(Self { part, at: MAGIC.len() as u64, written: 0, sum: crc32fast::Hasher::new(), format: None, look: 0 })
     }
 
     /// What all that follows is read by. Said again, it is not written again; the log of a server that was upgraded has
@@ -127,6 +144,11 @@ impl Keep {
 
     pub(super) fn piece(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.sum.update(bytes);
+        self.written += bytes.len() as u64;
+        if self.written >= self.look {
+            self.look = self.written + LOOK;
+            self.part.ensure_space(SPARE)?;
+        }
         self.part.write_all_of(bytes)
     }
 
