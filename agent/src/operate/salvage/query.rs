@@ -148,6 +148,8 @@ impl Variables {
             18 => set(format!("default_collation_for_utf8mb4={}", bytes.number(2)?)),
             19 => set(format!("sql_require_primary_key={}", bytes.byte()?)),
             20 => set(format!("default_table_encryption={}", bytes.byte()?)),
+            // Since 9.7.
+            21 => set(format!("enable_cascade_triggers={}", bytes.byte()?)),
             // MariaDB's Q_GTID_FLAGS3: of an ALTER TABLE that runs in two steps, whose second would be missed.
             _ => return None,
         }
