@@ -20,6 +20,8 @@ mod login;
 mod query;
 mod request;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod trouble;
 mod wire;

@@ -17,6 +17,11 @@ pub(super) async fn fetch(wire: &mut Wire, wanted: &History, keep: &mut Keep) ->
         History::Mysql(set) => ask_mysql(wire, set).await?,
         History::Mariadb(history) => ask_mariadb(wire, history).await?,
     }
+    take_in(wire, wanted, keep).await
+}
+
+/// Takes what a server sends that was asked for its log.
+pub(super) async fn take_in(wire: &mut Wire, wanted: &History, keep: &mut Keep) -> Result<(), Trouble> {
     let mut intake = Intake { wanted, got: Got::default(), keeping: false, checksummed: false };
     while intake.packet(wire, keep).await? {}
     let absent = intake.got.absent(wanted);
