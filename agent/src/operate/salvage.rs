@@ -72,6 +72,7 @@ pub async fn salvage(
         name: name.to_owned(),
         into: into.cloned(),
     };
+    let within = within.min(LONGEST);
     let server = from.server;
     let broke = |why: &str| TaskError { cause: Cause::Unknown, message: format!("salvaging from {server}: {why}") };
     let (tell, told) = oneshot::channel();
@@ -85,6 +86,8 @@ pub async fn salvage(
     }
 }
 
+/// No salvage is waited for any longer.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 /// To put a server back as it was.
 const SEAL: Duration = Duration::from_secs(10);
 
@@ -139,16 +142,17 @@ impl Work {
         if let Some(into) = &self.into {
             let doing = format!("applying {} to {}", salvaged.file, into.server);
             let mut progress = Progress::default();
-            let done = bounded(until, tell, apply::apply(into, &self.lacking, &file, until.into_std(), &mut progress)).await;
+            let done =
+                bounded(until, tell, apply::apply(into, &self.lacking, &file, until.into_std(), &mut progress)).await;
             if progress.unsealed {
                 // Also when the time is up: the server was opened for this alone.
                 let sealed = timeout(SEAL, apply::seal(into)).await.unwrap_or(Err(Trouble::Late));
-                sealed.map_err(|trouble| trouble.told(&format!("making {} super_read_only again", into.server)))?;
+                sealed.map_err(|trouble| trouble.told(&format!("{doing}: making it super_read_only again")))?;
             }
             done.map_err(|trouble| trouble.told(&doing))?;
             salvaged.stopped = progress.in_words(salvaged.transactions);
             salvaged.applied = salvaged.stopped.is_none();
-            self.note(&file, into, &progress, &salvaged).map_err(|trouble| trouble.told(&doing))?;
+            Self::note(&file, into, &progress, &salvaged).map_err(|trouble| trouble.told(&doing))?;
         }
         Ok(salvaged)
     }
@@ -188,7 +192,7 @@ impl Work {
     }
 
     /// Tells in the list what became of the transactions.
-    fn note(&self, file: &Path, into: &Login, progress: &Progress, done: &Salvaged) -> Result<(), Trouble> {
+    fn note(file: &Path, into: &Login, progress: &Progress, done: &Salvaged) -> Result<(), Trouble> {
         let path = file.with_extension("txt");
         let mut words = match &done.stopped {
             Some(stopped) => format!("\nNot all were applied to {}: {stopped}\n", into.server),

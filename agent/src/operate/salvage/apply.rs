@@ -191,7 +191,10 @@ impl Applying {
             return Err(Stop::Here("it ends with a ROLLBACK of what could not be rolled back".into()));
         }
         if let Some(code) = query.variables.unknown {
-            return Err(Stop::Here(format!("{}: it ran with a setting that is not known here ({code})", query.words())));
+            return Err(Stop::Here(format!(
+                "{}: it ran with a setting that is not known here ({code})",
+                query.words()
+            )));
         }
         let alone = !self.open && (self.gtid.is_standalone() || matches!(self.gtid, Gtid::Mysql { .. }));
         if alone {
@@ -222,7 +225,10 @@ impl Applying {
 
 fn whole(log: &mut Log) -> Result<Vec<u8>, Stop> {
     if log.left() > LONGEST {
-        return Err(Stop::Here(format!("it has an event of {} MiB, which is too long to be applied", log.left() >> 20)));
+        return Err(Stop::Here(format!(
+            "it has an event of {} MiB, which is too long to be applied",
+            log.left() >> 20
+        )));
     }
     log.head(LONGEST as usize).map_err(|error| Stop::Here(format!("the file cannot be read: {error}")))
 }

@@ -68,7 +68,9 @@ async fn ask_mariadb(wire: &mut Wire, wanted: &MariaHistory) -> Result<(), Troub
     let mut names: Vec<String> = logs.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
     let first = loop {
         let Some(name) = names.pop() else {
-            return Err(Trouble::Refused(format!("its binary logs do not reach back to {wanted}: older ones were purged")));
+            return Err(Trouble::Refused(format!(
+                "its binary logs do not reach back to {wanted}: older ones were purged"
+            )));
         };
         let before = list_of(wire, &name).await?;
         if wanted.spans().all(|(place, after, _)| before.last(place) <= after) {

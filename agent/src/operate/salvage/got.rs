@@ -37,7 +37,10 @@ impl Got {
             History::Mariadb(wanted) => {
                 let got = |place| self.mariadb.get(&place).copied().unwrap_or(0);
                 let absent = wanted.spans().filter(|(place, _, last)| got(*place) < *last);
-                absent.map(|((domain, server), _, last)| format!("{domain}-{server}-{last}")).collect::<Vec<_>>().join(",")
+                absent
+                    .map(|((domain, server), _, last)| format!("{domain}-{server}-{last}"))
+                    .collect::<Vec<_>>()
+                    .join(",")
             }
         }
     }

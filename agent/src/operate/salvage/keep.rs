@@ -17,7 +17,8 @@ pub(super) const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
 /// A file that is not complete; dropped, it is gone.
 pub(super) struct Part {
     out: BufWriter<File>,
-    part: PathBuf,
+    /// Where it is until then.
+    here: PathBuf,
     path: PathBuf,
     done: bool,
 }
@@ -26,31 +27,32 @@ impl Part {
     pub(super) fn create(folder: &Path, name: &str) -> Result<Self, Trouble> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|e| Trouble::File(format!("cannot make the folder {}", folder.display()), e))?;
-        let (path, part) = (folder.join(name), folder.join(format!("{name}.part")));
+        let (path, here) = (folder.join(name), folder.join(format!("{name}.part")));
         // What an agent that was killed left.
-        let _ = fs::remove_file(&part);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-        let file = file.map_err(|e| Trouble::File(format!("cannot make {}", part.display()), e))?;
-        Ok(Self { out: BufWriter::with_capacity(64 << 10, file), part, path, done: false })
+        let _ = fs::remove_file(&here);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&here);
+        let file = file.map_err(|e| Trouble::File(format!("cannot make {}", here.display()), e))?;
+        Ok(Self { out: BufWriter::with_capacity(64 << 10, file), here, path, done: false })
     }
 
     fn write_all_of(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        self.out.write_all(bytes).map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))
+        self.out.write_all(bytes).map_err(|e| Trouble::File(format!("cannot write {}", self.here.display()), e))
     }
 
     fn ensure_space(&self, spare: u64) -> Result<(), Trouble> {
-        let failed = |e: nix::Error| Trouble::File(format!("cannot look at the disk of {}", self.part.display()), e.into());
+        let failed =
+            |e: nix::Error| Trouble::File(format!("cannot look at the disk of {}", self.here.display()), e.into());
         let disk = nix::sys::statvfs::fstatvfs(self.out.get_ref()).map_err(failed)?;
         if disk.blocks_available().saturating_mul(disk.fragment_size()) >= spare {
             return Ok(());
         }
-        Err(Trouble::Refused(format!("{} would leave less than {} MiB of its disk", self.part.display(), spare >> 20)))
+        Err(Trouble::Refused(format!("{} would leave less than {} MiB of its disk", self.here.display(), spare >> 20)))
     }
 
     /// Where what is written so far can be read.
     pub(super) fn so_far(&mut self) -> Result<&Path, Trouble> {
-        self.out.flush().map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))?;
-        Ok(&self.part)
+        self.out.flush().map_err(|e| Trouble::File(format!("cannot write {}", self.here.display()), e))?;
+        Ok(&self.here)
     }
 
     /// Gives it its name, for good.
@@ -58,7 +60,7 @@ impl Part {
         let place = |()| -> io::Result<()> {
             self.out.flush()?;
             self.out.get_ref().sync_all()?;
-            fs::rename(&self.part, &self.path)?;
+            fs::rename(&self.here, &self.path)?;
             let folder = self.path.parent().unwrap_or(Path::new("."));
             File::open(folder)?.sync_all()
         };
@@ -83,7 +85,7 @@ impl io::Write for Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.done {
-            let _ = fs::remove_file(&self.part);
+            let _ = fs::remove_file(&self.here);
         }
     }
 }

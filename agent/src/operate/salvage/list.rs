@@ -181,7 +181,8 @@ impl Transaction {
                 self.complete = true;
             }
             if self.statements.len() < STATEMENTS {
-                let database = if query.database.is_empty() { String::new() } else { format!(" (in {})", query.database) };
+                let database =
+                    if query.database.is_empty() { String::new() } else { format!(" (in {})", query.database) };
                 self.statements.push(format!("{}{database}", query.words()));
             } else {
                 self.more += 1;

@@ -52,7 +52,7 @@ impl Table {
 
 impl Column {
     fn read(kind: u8, metadata: &mut Bytes<'_>) -> Option<Self> {
-        let fraction = |digits: u8| (u32::from(digits) + 1) / 2;
+        let fraction = |digits: u8| u32::from(digits).div_ceil(2);
         Some(match kind {
             // NULL; TINY, YEAR; SHORT; INT24, DATE, TIME, NEWDATE; LONG, TIMESTAMP; LONGLONG, DATETIME.
             6 => Self::Fixed(0),
@@ -119,10 +119,9 @@ pub(super) enum Change {
 impl Change {
     pub(super) const fn of(kind: u8) -> Option<Self> {
         match kind {
-            kind::WRITE_ROWS
-            | kind::WRITE_ROWS_V1
-            | kind::WRITE_ROWS_COMPRESSED
-            | kind::WRITE_ROWS_COMPRESSED_V1 => Some(Self::Insert),
+            kind::WRITE_ROWS | kind::WRITE_ROWS_V1 | kind::WRITE_ROWS_COMPRESSED | kind::WRITE_ROWS_COMPRESSED_V1 => {
+                Some(Self::Insert)
+            }
             kind::UPDATE_ROWS
             | kind::UPDATE_ROWS_V1
             | kind::PARTIAL_UPDATE_ROWS
@@ -156,8 +155,13 @@ pub(super) fn count(kind: u8, table: &Table, from: &mut impl Read) -> io::Result
     }
     let has_more_head = matches!(
         kind,
-        kind::WRITE_ROWS | kind::UPDATE_ROWS | kind::DELETE_ROWS | kind::PARTIAL_UPDATE_ROWS
-            | kind::WRITE_ROWS_COMPRESSED | kind::UPDATE_ROWS_COMPRESSED | kind::DELETE_ROWS_COMPRESSED
+        kind::WRITE_ROWS
+            | kind::UPDATE_ROWS
+            | kind::DELETE_ROWS
+            | kind::PARTIAL_UPDATE_ROWS
+            | kind::WRITE_ROWS_COMPRESSED
+            | kind::UPDATE_ROWS_COMPRESSED
+            | kind::DELETE_ROWS_COMPRESSED
     );
     if has_more_head {
         let mut length = [0; 2];

@@ -11,7 +11,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use shunt_core::gtid::{GtidSet, History, MariaHistory};
+use shunt_core::gtid::{GtidError, GtidSet, History, MariaHistory};
 
 use super::statement::{binlog, put};
 use crate::operate::salvage::event::{CHECKSUM, Format, Gtid, HEADER, Header};
@@ -32,9 +32,14 @@ enum Numbers {
 }
 
 impl Target {
-    pub(super) async fn open(into: &Login, lacking: &History, ledger: &Path, unsealed: &mut bool) -> Result<Self, Trouble> {
+    pub(super) async fn open(
+        into: &Login,
+        lacking: &History,
+        ledger: &Path,
+        unsealed: &mut bool,
+    ) -> Result<Self, Trouble> {
         let mut wire = into.open().await?;
-        let bad = |error| Trouble::nonsense(format!("{error}"));
+        let bad = |error: GtidError| Trouble::nonsense(error.to_string());
         let numbers = match lacking {
             History::Mysql(_) => {
                 // With super_read_only nobody may write, with read_only alone those who administer connections may.
@@ -43,7 +48,7 @@ impl Target {
                     wire.run(b"SET GLOBAL super_read_only = OFF").await?;
                 }
                 let executed = wire.value("SELECT @@GLOBAL.gtid_executed").await?;
-                Numbers::Mysql { executed: executed.parse().map_err(|e| bad(format!("{e}")))? }
+                Numbers::Mysql { executed: executed.parse().map_err(bad)? }
             }
             History::Mariadb(_) => {
                 let mode = wire.value("SELECT @@GLOBAL.slave_exec_mode").await?;
@@ -51,15 +56,16 @@ impl Target {
                     let why = format!("slave_exec_mode is {mode} there: conflicts would be passed over in silence");
                     return Err(Trouble::Refused(why));
                 }
-                let text = wire.value("SELECT CONCAT(@@GLOBAL.gtid_binlog_state, ',', @@GLOBAL.gtid_slave_pos)").await?;
-                let state: MariaHistory = text.parse().map_err(|e| bad(format!("{e}")))?;
+                let text =
+                    wire.value("SELECT CONCAT(@@GLOBAL.gtid_binlog_state, ',', @@GLOBAL.gtid_slave_pos)").await?;
+                let state: MariaHistory = text.parse().map_err(bad)?;
                 let mut highest = BTreeMap::new();
                 for ((domain, _), _, last) in state.spans() {
                     let known = highest.entry(domain).or_insert(last);
                     *known = last.max(*known);
                 }
                 let own = wire.value("SELECT @@GLOBAL.server_id").await?;
-                let own = own.parse().map_err(|_| bad(format!("a server_id of {own:?}")))?;
+                let own = own.parse().map_err(|_| Trouble::nonsense(format!("a server_id of {own:?}")))?;
                 Numbers::Mariadb { state, highest, own, ledger: Ledger::open(ledger)? }
             }
         };
@@ -127,7 +133,10 @@ impl Target {
         if length < self.longest {
             return Ok(());
         }
-        Err(Trouble::Refused(format!("it takes a statement of {length} bytes, and max_allowed_packet is {}", self.longest)))
+        Err(Trouble::Refused(format!(
+            "it takes a statement of {length} bytes, and max_allowed_packet is {}",
+            self.longest
+        )))
     }
 
     pub(super) async fn commit(&mut self, gtid: &Gtid) -> Result<(), Trouble> {
