@@ -1,6 +1,6 @@
 //! What observing costs: the process's CPU time a tick, against a real server. Built with `--release`:
 //!
-//!     SHUNT_PASSWORD=… probe_cost SERVER:PORT USER [PROBES [SECONDS]]
+//!     SHUNT_PASSWORD=… probe_cost SERVER:PORT USER [PROBES [SECONDS [promote]]]
 
 #![expect(clippy::print_stdout, reason = "it is what the program is for")]
 
@@ -26,7 +26,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let clock = Clock::start();
     let interval = Duration::from_millis(500);
-    let spec = ProbeSpec { server, user, password, interval, timeout: Duration::from_secs(2) };
+    let promotes = std::env::args().nth(5).is_some_and(|word| word == "promote");
+    let spec = ProbeSpec { server, user, password, interval, timeout: Duration::from_secs(2), promotes };
     let cadence = watch::Sender::new(Cadence::Normal);
     let (observer, mut observations) = mpsc::channel(64);
     let running: Vec<_> =

@@ -73,6 +73,7 @@ fn observe_every(server: SocketAddr, interval: Duration) -> Observed {
         password: Password::new("a secret"),
         interval,
         timeout: Duration::from_millis(300),
+        promotes: false,
     };
     let cadence = watch::Sender::new(Cadence::Normal);
     let (observer, observations) = mpsc::channel(64);

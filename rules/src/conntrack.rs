@@ -23,7 +23,7 @@ use crate::netlink::{ctnetlink, finish, header};
 use crate::schema::Family;
 use crate::state::upkeep::Remaining;
 use crate::tlv;
-use entry::{Entry, put_tuple};
+use entry::{Entry, Tuple, put_tuple};
 use filter::Filter;
 
 /// linux/netfilter/nf_conntrack_tcp.h
@@ -41,6 +41,7 @@ pub(crate) const CTA_ID: u16 = 12;
 pub(crate) const CTA_ZONE: u16 = 18;
 pub(crate) const CTA_TIMESTAMP: u16 = 20;
 
+pub(crate) const IPCTNL_MSG_CT_GET: i32 = 1;
 const IPCTNL_MSG_CT_DELETE: i32 = 2;
 
 pub(crate) const IPS_SRC_NAT: u32 = 1 << 4;
@@ -48,6 +49,10 @@ pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
 
 /// Up to so many pairs are looked for one by one, in the kernel; more are picked out of one dump of everything.
 const FILTERED: usize = 8;
+
+/// Up to so many single flows are asked for one by one, some microseconds each; more are picked out of one dump. A dump
+/// walks the whole of conntrack's hash table, which takes milliseconds however few entries there are.
+const ASKED: usize = 1024;
 
 /// Deletions per send, each of which is acknowledged.
 const PER_SEND: usize = 64;
@@ -132,8 +137,16 @@ impl Conntrack {
 
     /// The entries of single flows.
     pub fn find_flows(&mut self, flows: &[Flow]) -> io::Result<Vec<Entry>> {
-        let wanted: BTreeSet<Flow> = flows.iter().copied().collect();
+        let mut wanted: BTreeSet<Flow> = flows.iter().copied().collect();
         let mut entries = Vec::new();
+        if wanted.len() <= ASKED {
+            for flow in &wanted {
+                entries.extend(self.ask(*flow)?.filter(|entry| Filter::Mapped.lets_through(entry)));
+            }
+            let found: BTreeSet<Flow> = entries.iter().map(Entry::flow).collect();
+            wanted = &wanted - &found;
+            // Those that have ended meanwhile, and those in a zone, which one would have to know to ask for them.
+        }
         for family in families(wanted.iter().map(|flow| &flow.listener)) {
             entries.extend(self.dump(family, Filter::Mapped, Vec::new, |found, entry| {
                 if wanted.contains(&entry.flow()) {
@@ -142,6 +155,41 @@ impl Conntrack {
             })?);
         }
         Ok(entries)
+    }
+
+    /// Calls `each` with the entries of the flows that `backend` sees as these clients', as far as they are in no zone, and
+    /// with the messages that they were read from.
+    pub fn seen_as(
+        &mut self,
+        backend: SocketAddr,
+        clients: &[SocketAddr],
+        mut each: impl FnMut(&Entry, &[u8]),
+    ) -> io::Result<()> {
+        for client in clients.iter().filter(|client| client.is_ipv4() == backend.is_ipv4()) {
+            let reply = Tuple { source: backend, destination: *client };
+            if let Some((entry, answer)) = self.look_up(CTA_TUPLE_REPLY, &reply)? {
+                each(&entry, &answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry of one flow outside of all zones.
+    fn ask(&mut self, flow: Flow) -> io::Result<Option<Entry>> {
+        let original = Tuple { source: flow.client, destination: flow.listener };
+        Ok(self.look_up(CTA_TUPLE_ORIG, &original)?.map(|(entry, _)| entry))
+    }
+
+    /// The entry of which this is the tuple of that kind, and the message that it was read from.
+    fn look_up(&mut self, kind: u16, tuple: &Tuple) -> io::Result<Option<(Entry, Vec<u8>)>> {
+        let family = nfproto(Family::of(&tuple.destination));
+        let mut message = header(ctnetlink(IPCTNL_MSG_CT_GET), 0, self.netlink.next_seq(), family);
+        put_tuple(&mut message, kind, tuple);
+        match self.netlink.ask(&finish(message)) {
+            Ok(answer) => Ok(Entry::parse(&answer).map(|entry| (entry, answer))),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes entries and returns how many were still there.

@@ -15,6 +15,7 @@ use std::{io, mem};
 use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
 use shunt_core::flow::Tuple;
 
+use crate::block::Block;
 use crate::conntrack::Conntrack;
 use crate::conntrack::entry::Entry;
 use crate::drift::{Wording, compare, our_wording};
@@ -54,6 +55,7 @@ pub struct NftDatapath {
     conntrack: Conntrack,
     severer: Severer,
     hold: Hold,
+    block: Block,
     groups: Groups,
     state: State,
     presence: Presence,
@@ -84,12 +86,14 @@ impl NftDatapath {
         let groups = Groups::of(&table);
         let severer = Severer::start(groups)?;
         let hold = Hold::start(groups)?;
+        let block = Block::start(groups)?;
         let mut datapath = Self {
             table,
             netlink,
             conntrack,
             severer,
             hold,
+            block,
             groups,
             state: State::default(),
             presence: Presence::Absent,
@@ -104,6 +108,7 @@ impl NftDatapath {
             datapath.lapsed = datapath.state.lapsed(&found.elements);
             datapath.wording = our_wording(&datapath.layout(&datapath.state));
             datapath.hold.hold(&datapath.state.holding());
+            datapath.block.block(&datapath.state.blocked());
             let expected = datapath.state.elements();
             let comparison = compare(&datapath.table, &found, &expected, &datapath.wording, now);
             datapath.presence = if comparison.rebuild { Presence::Outdated } else { Presence::Current };
@@ -158,7 +163,36 @@ impl NftDatapath {
         }
     }
 
-    /// Deletes entries of live pairs and has their flows told.
+    /// Commits a plan, if need be together with a repair of what somebody else has done to the table.
+    fn commit_or_repair(&mut self, plan: &Plan, now: Instant) -> Result<Duration, DatapathError> {
+        let committed = match self.presence {
+            Presence::Current => self.commit_plan(plan, now),
+            absent_or_outdated => {
+                let mut after = self.state.clone();
+                after.commit(plan.clone());
+                self.build(&after, absent_or_outdated == Presence::Outdated, now)
+            }
+        };
+        let commit = committed.or_else(|error| {
+            let mut after = self.state.clone();
+            after.commit(plan.clone());
+            match self.restore(&after, Instant::now()) {
+                Ok(restored) => {
+                    let drift: Vec<_> = restored.drift.iter().map(ToString::to_string).collect();
+                    tracing::warn!(table = self.table, %error, ?drift, "repaired the table along with a change");
+                    self.severer.sever(restored.dead);
+                    Ok(restored.commit)
+                }
+                Err(worse @ (DatapathError::Foreign { .. } | DatapathError::Rejected { .. })) => Err(worse),
+                Err(_) => Err(error),
+            }
+        })?;
+        self.presence = Presence::Current;
+        self.verified = None;
+        Ok(commit)
+    }
+
+    /// Deletes entries of pairs that pass and has their flows told.
     fn end_without_entries(&mut self, entries: Vec<Entry>) -> io::Result<()> {
         self.conntrack.delete(&entries)?;
         let mut by_pair: BTreeMap<Pair, Vec<Entry>> = BTreeMap::new();
@@ -178,6 +212,7 @@ impl NftDatapath {
         }
         self.severer.sever(plan.dead.iter().copied());
         self.hold.release(&plan.released);
+        self.block.release(&plan.unblocked);
         self.state.commit(plan);
     }
 
@@ -215,33 +250,9 @@ impl Datapath for NftDatapath {
         let gone = self.severer.make_way(&plan.born);
         gone.map_err(kernel("delete the conntrack entries of flows that were being ended"))?;
         self.hold.hold(&plan.held);
-        self.hold.left(&plan.dead);
-        let committed = match self.presence {
-            Presence::Current => self.commit_plan(&plan, now),
-            absent_or_outdated => {
-                let mut after = self.state.clone();
-                after.commit(plan.clone());
-                self.build(&after, absent_or_outdated == Presence::Outdated, now)
-            }
-        };
-        let committed = committed.or_else(|error| {
-            let mut after = self.state.clone();
-            after.commit(plan.clone());
-            match self.restore(&after, Instant::now()) {
-                Ok(restored) => {
-                    let drift: Vec<_> = restored.drift.iter().map(ToString::to_string).collect();
-                    tracing::warn!(table = self.table, %error, ?drift, "repaired the table along with a change");
-                    self.severer.sever(restored.dead);
-                    Ok(restored.commit)
-                }
-                Err(worse @ (DatapathError::Foreign { .. } | DatapathError::Rejected { .. })) => Err(worse),
-                Err(_) => Err(error),
-            }
-        });
-        match committed {
+        self.hold.left(&plan.left);
+        match self.commit_or_repair(&plan, now) {
             Ok(commit) => {
-                self.presence = Presence::Current;
-                self.verified = None;
                 self.take(plan);
                 Ok(Applied { changed, commit })
             }
@@ -318,15 +329,42 @@ impl Datapath for NftDatapath {
     fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
         let tried = || kernel("find and delete the conntrack entries of flows that are to end");
         let entries = self.conntrack.find_flows(flows).map_err(tried())?;
-        self.end_without_entries(entries).map_err(tried())
+        self.end_without_entries(entries).map_err(tried())?;
+        // Without their entries nothing of them can pass, and what they had said is not put back.
+        self.block.forget(flows);
+        self.unblock(flows)
     }
 
-    fn block(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    fn block(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        let now = Instant::now();
+        let plan = self.state.block(flows, now).map_err(DatapathError::Unsupported)?;
+        if plan.changed == 0 {
+            return Ok(());
+        }
+        let mut after = self.state.clone();
+        after.commit(plan.clone());
+        self.block.block(&after.blocked());
+        let committed = self.commit_or_repair(&plan, now);
+        match committed {
+            Ok(_) => self.take(plan),
+            Err(error) => {
+                let blocked = self.state.blocked();
+                let new = flows.iter().filter(|flow| !blocked.iter().any(|(other, _)| other == *flow));
+                self.block.release(&new.copied().collect::<Vec<_>>());
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
-    fn unblock(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    fn unblock(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        let now = Instant::now();
+        let plan = self.state.unblock(flows, now);
+        if plan.changed > 0 {
+            self.commit_or_repair(&plan, now)?;
+            self.take(plan);
+        }
+        Ok(())
     }
 
     fn severed(&mut self) -> Vec<Severed> {
@@ -355,6 +393,7 @@ impl Datapath for NftDatapath {
         self.verified = None;
         // Without the guard the flows would go on unwatched.
         let state = mem::take(&mut self.state);
+        self.block.forget(&state.blocked().into_iter().map(|(flow, _)| flow).collect::<Vec<_>>());
         self.hold.release(&state.holding().iter().map(|(listener, _)| *listener).collect::<Vec<_>>());
         let listeners = state.listeners.keys().copied().chain(guarded(&found)).collect();
         let tried = || kernel("delete conntrack's entries of our listeners");

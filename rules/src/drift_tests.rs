@@ -18,6 +18,8 @@ fn stage(now: Instant) -> (Elements, Snapshot) {
         source: Source::Masquerade,
         road,
         former: Map::new(),
+        spared: None,
+        blocked: std::collections::BTreeSet::new(),
         admission: Admission::default(),
         lease: None,
     };

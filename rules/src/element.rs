@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use ipnet::IpNet;
+use shunt_core::flow::Tuple;
 
 use crate::schema::{Family, Kind, Reason, SetId};
 
@@ -30,6 +31,8 @@ pub enum Key {
     Primary(SocketAddr),
     Spread(SocketAddr, u32),
     Live(Pair),
+    Sparing(Pair),
+    Blocked(Tuple),
     Listener(SocketAddr),
     Fenced(SocketAddr),
     Hold(SocketAddr),
@@ -62,6 +65,8 @@ impl Key {
             Self::Primary(listener) => (Kind::Primary, listener),
             Self::Spread(listener, _) => (Kind::Spread, listener),
             Self::Live(pair) => (Kind::Live, &pair.listener),
+            Self::Sparing(pair) => (Kind::Sparing, &pair.listener),
+            Self::Blocked(flow) => (Kind::Blocked, &flow.listener),
             Self::Listener(listener) => (Kind::Listeners, listener),
             Self::Fenced(listener) => (Kind::Fenced, listener),
             Self::Hold(listener) => (Kind::Hold, listener),
@@ -101,9 +106,13 @@ impl Key {
                 put_address(&mut bytes, listener);
                 put_ip(&mut bytes, network.network());
             }
-            Self::Live(pair) => {
+            Self::Live(pair) | Self::Sparing(pair) => {
                 put_address(&mut bytes, &pair.listener);
                 put_address(&mut bytes, &pair.backend);
+            }
+            Self::Blocked(flow) => {
+                put_address(&mut bytes, &flow.client);
+                put_address(&mut bytes, &flow.listener);
             }
         }
         bytes
@@ -144,6 +153,14 @@ impl Key {
                 let (backend, _) = take_address(set.family, rest)?;
                 Self::Live(Pair { listener: first, backend })
             }
+            Kind::Sparing => {
+                let (backend, _) = take_address(set.family, rest)?;
+                Self::Sparing(Pair { listener: first, backend })
+            }
+            Kind::Blocked => {
+                let (listener, _) = take_address(set.family, rest)?;
+                Self::Blocked(Tuple { client: first, listener })
+            }
             Kind::Listeners => Self::Listener(first),
             Kind::Fenced => Self::Fenced(first),
             Kind::Hold => Self::Hold(first),
@@ -170,7 +187,8 @@ impl fmt::Display for Key {
             Self::Allow(listener, network) => write!(f, "{listener} from {network}")?,
             Self::PerSource(listener, limit) => write!(f, "{listener} limit {limit}")?,
             Self::Refused(listener, reason) => write!(f, "{listener} reason {}", reason.number())?,
-            Self::Live(pair) => write!(f, "{pair}")?,
+            Self::Live(pair) | Self::Sparing(pair) => write!(f, "{pair}")?,
+            Self::Blocked(flow) => write!(f, "{} → {}", flow.client, flow.listener)?,
         }
         let set = self.set();
         write!(f, " of {} {}", set.noun(), set.name())
@@ -251,6 +269,7 @@ mod tests {
             let pair = Pair { listener: a, backend: b };
             keys.extend([Key::Primary(a), Key::Spread(a, 119), Key::Live(pair), Key::Listener(a)]);
             keys.extend([Key::Fenced(a), Key::Hold(a), Key::Masquerade(a), Key::Backend(b), Key::Pool(a, 3)]);
+            keys.extend([Key::Sparing(pair), Key::Blocked(Tuple { client: b, listener: a })]);
             keys.extend([Key::Restricted(a), Key::Limited(a), Key::PerSource(a, 1000)]);
             keys.extend(Reason::ALL.map(|reason| Key::Refused(a, reason)));
             keys.extend([IpNet::from(a.ip()), IpNet::new(a.ip(), 9).unwrap().trunc()].map(|net| Key::Allow(a, net)));

@@ -9,10 +9,12 @@
 //! - `drift`: what was read back against what was committed. Pure but for libnftnl's wording of rules.
 //! - `netlink`: the edge, and all unsafe code.
 //! - `conntrack`: flows, counted and deleted; `meter` tells of them.
-//! - `sever`, `hold`: threads that end flows at both ends, and put the SYNs of held connections back.
+//! - `sever`, `hold`, `block`: threads that end flows at both ends, put the SYNs of held connections back, and what the
+//!   clients of blocked flows sent.
 //! - `packet`, `raw`, `nflog`, `wake`: packets as bytes, on their way into the kernel and copied out of it; waiting for
 //!   these copies.
 
+mod block;
 mod conntrack;
 mod datapath;
 mod drift;

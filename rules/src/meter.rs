@@ -67,6 +67,24 @@ impl Meter for NftMeter {
         told.map_err(kernel("read conntrack's entries"))
     }
 
+    fn flows_seen_as(
+        &mut self,
+        listeners: &[SocketAddr],
+        backend: SocketAddr,
+        clients: &[SocketAddr],
+    ) -> Result<Vec<Flow>, DatapathError> {
+        let timeouts = self.timeouts.as_ref().and_then(TimeoutFiles::read);
+        let now = wall_clock();
+        let mut found = Vec::new();
+        let looked = self.conntrack.seen_as(backend, clients, |entry, message| {
+            if listeners.contains(&entry.original.destination) {
+                found.push(flow(entry, &Details::parse(message), timeouts.as_ref(), now));
+            }
+        });
+        looked.map_err(kernel("look conntrack's entries up"))?;
+        Ok(found)
+    }
+
     fn usage(&mut self, listeners: &[SocketAddr]) -> Result<Usage, DatapathError> {
         let filling = self.conntrack.filling().map_err(kernel("ask how full conntrack's table is"))?;
         let turned_away = self.conntrack.turned_away().map_err(kernel("read conntrack's statistics"))?;

@@ -46,13 +46,22 @@ impl Copies {
     /// Calls `each` with every packet that has been copied by now, without waiting. `Ok(false)`: the kernel had to leave
     /// some out.
     pub fn read(&mut self, mut each: impl FnMut(Segment)) -> io::Result<bool> {
+        self.read_bytes(|packet| {
+            if let Some(segment) = Segment::parse(packet) {
+                each(segment);
+            }
+        })
+    }
+
+    /// The same with as much of each packet as its rule has copied.
+    pub fn read_bytes(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
         let mut whole = true;
         loop {
             let read = self.netlink.pending(|message| {
                 if message.kind == nflog(NFULNL_MSG_PACKET)
-                    && let Some(segment) = parse(message.bytes)
+                    && let Some(packet) = packet(message.bytes)
                 {
-                    each(segment);
+                    each(packet);
                 }
             });
             match read {
@@ -70,8 +79,8 @@ impl AsFd for Copies {
     }
 }
 
-fn parse(message: &[u8]) -> Option<Segment> {
-    Segment::parse(tlv::find(message.get(HEADERS..)?, NFULA_PAYLOAD)?.payload)
+fn packet(message: &[u8]) -> Option<&[u8]> {
+    Some(tlv::find(message.get(HEADERS..)?, NFULA_PAYLOAD)?.payload)
 }
 
 /// The messages that make a socket the group's: bind it, and ask for as much of each packet as the rules

@@ -1,4 +1,5 @@
-//! Packets that we read and write ourselves: SYNs that are put back, and questions to the ends of severed flows. Pure.
+//! Packets that we read and write ourselves: SYNs and the data of blocked flows, which are put back, and questions to the
+//! ends of severed flows. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,6 +25,11 @@ impl Segment {
     /// Reads the headers of a packet that begins with its IP header. `None` for what is not TCP, for IPv6 with extension
     /// headers, and for fragments.
     pub fn parse(packet: &[u8]) -> Option<Self> {
+        Self::split(packet).map(|(segment, _)| segment)
+    }
+
+    /// The headers, and what follows them.
+    fn split(packet: &[u8]) -> Option<(Self, &[u8])> {
         let (ip, rest) = match packet.first()? >> 4 {
             4 => {
                 let (header, rest) = Ipv4Header::from_slice(packet).ok()?;
@@ -42,8 +48,8 @@ impl Segment {
             }
             _ => return None,
         };
-        let (tcp, _) = TcpHeader::from_slice(rest).ok()?;
-        Some(Self { ip, tcp })
+        let (tcp, data) = TcpHeader::from_slice(rest).ok()?;
+        Some((Self { ip, tcp }, data))
     }
 
     /// A bare ACK with a sequence number that its receiver does not expect, unless by chance. A socket answers it with
@@ -110,22 +116,83 @@ impl Segment {
 
     /// The packet, with sums that are right: a copy that the kernel made on the way out may not have had them yet.
     /// Whatever it carried is left out.
-    pub fn bytes(mut self) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(120);
+    pub fn bytes(self) -> Option<Vec<u8>> {
+        self.bytes_with(&[])
+    }
+
+    /// The packet with these data.
+    fn bytes_with(mut self, data: &[u8]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(120 + data.len());
+        let len = self.tcp.header_len() + data.len();
         match &mut self.ip {
             Ip::V4(header) => {
-                header.set_payload_len(self.tcp.header_len()).ok()?;
-                self.tcp.checksum = self.tcp.calc_checksum_ipv4(header, &[]).ok()?;
+                header.set_payload_len(len).ok()?;
+                self.tcp.checksum = self.tcp.calc_checksum_ipv4(header, data).ok()?;
                 header.write(&mut bytes).ok()?;
             }
             Ip::V6(header) => {
-                header.payload_length = self.tcp.header_len() as u16;
-                self.tcp.checksum = self.tcp.calc_checksum_ipv6(header, &[]).ok()?;
+                header.payload_length = len.try_into().ok()?;
+                self.tcp.checksum = self.tcp.calc_checksum_ipv6(header, data).ok()?;
                 header.write(&mut bytes).ok()?;
             }
         }
         self.tcp.write(&mut bytes).ok()?;
+        bytes.extend_from_slice(data);
         Some(bytes)
+    }
+}
+
+/// A TCP packet with what it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    pub head: Segment,
+    data: Vec<u8>,
+}
+
+/// Every link carries packets of this length (RFC 8200, 5); those of IPv4 that do not are long gone.
+const FITS: usize = 1280;
+
+impl Whole {
+    /// `None` for what [`Segment::parse`] does not read, and for a copy that is not all of its packet.
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        let (head, data) = Segment::split(packet)?;
+        let told = match &head.ip {
+            Ip::V4(header) => usize::from(header.total_len),
+            Ip::V6(header) => usize::from(header.payload_length) + Ipv6Header::LEN,
+        };
+        (told == packet.len()).then(|| Self { head, data: data.into() })
+    }
+
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether the other is the same packet, sent again.
+    pub fn repeats(&self, other: &Self) -> bool {
+        let place = |whole: &Self| (whole.head.tcp.sequence_number, whole.data.len(), whole.head.tcp.fin);
+        place(self) == place(other)
+    }
+
+    /// The packets that carry this to `destination`. What came together on the way, or was not yet taken apart, was more
+    /// than a link may carry.
+    pub fn pieces(self, destination: SocketAddr) -> Vec<Vec<u8>> {
+        let Some(head) = self.head.to(destination) else { return Vec::new() };
+        let ip = match &head.ip {
+            Ip::V4(header) => header.header_len(),
+            Ip::V6(_) => Ipv6Header::LEN,
+        };
+        let room = FITS - ip - head.tcp.header_len();
+        let begins: Vec<usize> = (0..self.data.len().max(1)).step_by(room).collect();
+        let piece = |begin: usize| {
+            let end = self.data.len().min(begin + room);
+            let mut segment = head.clone();
+            segment.tcp.sequence_number = head.tcp.sequence_number.wrapping_add(begin as u32);
+            let is_last = end == self.data.len();
+            segment.tcp.fin &= is_last;
+            segment.tcp.psh &= is_last;
+            segment.bytes_with(&self.data[begin..end])
+        };
+        begins.into_iter().filter_map(piece).collect()
     }
 }
 
@@ -191,6 +258,40 @@ mod tests {
             assert_eq!(read.destination(), elsewhere);
             assert_eq!(read.tcp.options, syn.tcp.options);
             assert!(sums_up(&bytes), "{listener}");
+        }
+    }
+
+    #[test]
+    fn a_packet_is_put_back_in_pieces_that_any_link_carries_and_whose_sums_are_right() {
+        for (listener, client) in ENDS {
+            for len in [0, 1, 1000, 5000] {
+                let data: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
+                let mut head = Segment::question(at(client), at(listener), u32::MAX - 1500, 9).unwrap();
+                (head.tcp.psh, head.tcp.fin) = (true, true);
+                head.tcp.options =
+                    etherparse::TcpOptions::try_from_slice(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+                let packet = head.clone().bytes_with(&data).unwrap();
+                assert_eq!(Whole::parse(&packet[..packet.len() - 1]), None, "the end is missing");
+                let whole = Whole::parse(&packet).unwrap();
+                assert!(whole.repeats(&whole.clone()));
+                let elsewhere = if at(listener).is_ipv4() { at("10.7.7.7:1") } else { at("[fd00::7]:1") };
+                let pieces = whole.pieces(elsewhere);
+                let mut arrived = Vec::new();
+                for (number, piece) in (1..).zip(&pieces) {
+                    assert!(piece.len() <= FITS && sums_up(piece), "{client} {len}");
+                    let read = Whole::parse(piece).unwrap();
+                    assert_eq!((read.head.source(), read.head.destination()), (at(client), elsewhere));
+                    assert_eq!(read.head.tcp.options, head.tcp.options);
+                    let place = read.head.tcp.sequence_number.wrapping_sub(head.tcp.sequence_number);
+                    assert_eq!(place as usize, arrived.len());
+                    assert_eq!(
+                        (read.head.tcp.psh, read.head.tcp.fin),
+                        [(false, false), (true, true)][usize::from(number == pieces.len())]
+                    );
+                    arrived.extend(read.data);
+                }
+                assert_eq!(arrived, data);
+            }
         }
     }
 

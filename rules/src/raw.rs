@@ -34,6 +34,11 @@ impl Raw {
         let to = segment.destination();
         let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "the packet cannot be written");
         let bytes = segment.bytes().ok_or_else(malformed)?;
+        self.send_bytes(&bytes, to)
+    }
+
+    /// The same for a packet that is already bytes.
+    pub fn send_bytes(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         // The port would name a protocol; the packet's own header says where it goes.
         let (socket, to) = match to {
             SocketAddr::V4(to) => (&self.v4, SocketAddr::from((*to.ip(), 0))),
@@ -42,7 +47,7 @@ impl Raw {
                 (socket, SocketAddr::from((*to.ip(), 0)))
             }
         };
-        socket.send_to(&bytes, &to.into()).map(drop)
+        socket.send_to(bytes, &to.into()).map(drop)
     }
 }
 

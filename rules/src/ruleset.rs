@@ -5,7 +5,7 @@
 //! nat postrouting                 masquerade what we have mapped, or take an address of the listener's pool
 //! filter input, forward, output   @live → accept;  other TCP, and ICMP that is related to a flow → chain guard
 //! chain guard                     of our listeners? → chain fence
-//! chain fence                     new and live → chain admit;  not live: RST or silence
+//! chain fence                     new and live → chain admit;  spared → accept, unless blocked;  not live: RST or silence
 //! chain admit                     too many connections? RST
 //! filter output, early            our own questions to the ends of severed flows: leave them to no flow
 //! ```
@@ -21,8 +21,9 @@ use std::collections::BTreeSet;
 use crate::schema::{Family, Groups, Kind, Reason, SLOTS, SetId, TICKLE_MARK};
 pub use expr::Expr;
 use expr::{
-    STATE_INVALID, STATE_NEW, STATE_RELATED, STATUS_CONFIRMED, STATUS_DNAT, Side, any_of, client, established, live,
-    not_a_pure_syn, not_tcp, of_tcp, original, packet, protocol, pure_syn, registers, reset_bit, state, status, tcp,
+    STATE_INVALID, STATE_NEW, STATE_RELATED, STATUS_CONFIRMED, STATUS_DNAT, Side, any_of, blocked, client, established,
+    live, not_a_pure_syn, not_tcp, of_tcp, original, packet, protocol, pure_syn, registers, reset_bit, spared, state,
+    status, tcp,
 };
 
 /// A chain: its name, what it hooks into, and its rules.
@@ -228,6 +229,15 @@ fn fence(groups: Groups) -> Vec<Rule> {
     for family in Family::BOTH {
         rule("new and live", &[state(STATE_NEW), pure_syn(), live(family), vec![Expr::Goto(ADMIT)]]);
     }
+    // A spared pair is not live: new connections cannot reach it, and its flows come this way. What a blocked client sends
+    // is dropped without an answer; what the server sends still reaches it.
+    for family in Family::BOTH {
+        let copied = vec![Expr::CopyWhole { group: groups.blocked }];
+        rule("of a blocked client", &[tcp(), established(), blocked(family), spared(family), copied, drop()]);
+    }
+    for family in Family::BOTH {
+        rule("spared", &[tcp(), established(), spared(family), vec![Expr::Accept]]);
+    }
     // Its client has closed that flow and uses the port again. The SYN is put back and finds the new way once the old
     // entry is gone; the severing thread learns from it that the client's end is closed.
     let told_and_replayed = [vec![Expr::Copy { group: groups.resets }], replayed()].concat();
@@ -235,6 +245,9 @@ fn fence(groups: Groups) -> Vec<Rule> {
     rule("its backend left", &[tcp(), established(), told()]);
     for family in Family::BOTH {
         rule("an error about a live flow", &[not_tcp(), live(family), vec![Expr::Accept]]);
+    }
+    for family in Family::BOTH {
+        rule("an error about a spared flow", &[not_tcp(), spared(family), vec![Expr::Accept]]);
     }
     rule("an error about a flow whose backend left", &[not_tcp(), drop()]);
     // What remains beside new flows are the resets of these very rules, which the kernel relates to their flows.
@@ -313,4 +326,24 @@ fn refused(family: Family, reason: Reason) -> Vec<Expr> {
     exprs.push(Expr::Number { reg: registers(set, set.key())[2], value: reason.number() });
     exprs.push(Expr::Lookup { set, reg: 0, value: None });
     exprs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_packet_of_a_live_flow_is_asked_whether_it_is_spared_or_blocked() {
+        let asks = |expr: &Expr| {
+            let Expr::Lookup { set, .. } = expr else { return false };
+            matches!(set.kind, Kind::Sparing | Kind::Blocked)
+        };
+        for chain in chains(&Layout::of("shunt")) {
+            let asking = chain.rules.iter().filter(|rule| rule.exprs.iter().any(asks)).count();
+            assert_eq!(asking > 0, chain.name == FENCE, "chain {}", chain.name);
+            if chain.hook.is_some() && chain.rules.iter().any(|rule| rule.exprs.contains(&Expr::Jump(GUARD))) {
+                assert!(chain.rules[..2].iter().all(|rule| rule.exprs.last() == Some(&Expr::Accept)), "{}", chain.name);
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 /// Version of everything below and of the chains in [`crate::ruleset`]. It stands in the table's comment; a table with
 /// another number is rebuilt.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// How the table's comment begins. A table of our name without it belongs to somebody else.
 pub const SIGNATURE: &str = "shunt schema ";
@@ -55,6 +55,10 @@ pub enum Kind {
     Spread,
     /// listener . backend: the pairs whose packets may pass. An element with a timeout is draining.
     Live,
+    /// listener . backend: pairs that take no new connections, and whose packets pass by the guard's slow way.
+    Sparing,
+    /// client . listener: the spared flows whose clients are not heard for a moment.
+    Blocked,
     /// The listeners that the guard answers for, removed ones with flows included.
     Listeners,
     /// Listeners that lead nowhere: their SYNs are refused.
@@ -82,10 +86,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Primary,
         Self::Spread,
         Self::Live,
+        Self::Sparing,
+        Self::Blocked,
         Self::Listeners,
         Self::Fenced,
         Self::Hold,
@@ -115,7 +121,7 @@ impl Kind {
     }
 
     pub const fn is_timed(self) -> bool {
-        matches!(self, Self::Live | Self::Hold)
+        matches!(self, Self::Live | Self::Sparing | Self::Hold)
     }
 }
 
@@ -152,6 +158,10 @@ impl SetId {
             (Kind::Spread, Family::V6) => "spread6",
             (Kind::Live, Family::V4) => "live4",
             (Kind::Live, Family::V6) => "live6",
+            (Kind::Sparing, Family::V4) => "sparing4",
+            (Kind::Sparing, Family::V6) => "sparing6",
+            (Kind::Blocked, Family::V4) => "blocked4",
+            (Kind::Blocked, Family::V6) => "blocked6",
             (Kind::Listeners, Family::V4) => "listeners4",
             (Kind::Listeners, Family::V6) => "listeners6",
             (Kind::Fenced, Family::V4) => "fenced4",
@@ -189,7 +199,7 @@ impl SetId {
             Kind::Spread | Kind::Pool | Kind::PerSource | Kind::Refused => {
                 &[Field::Address, Field::Port, Field::Number]
             }
-            Kind::Live => &[Field::Address, Field::Port, Field::Address, Field::Port],
+            Kind::Live | Kind::Sparing | Kind::Blocked => &[Field::Address, Field::Port, Field::Address, Field::Port],
             Kind::Allow => &[Field::Address, Field::Port, Field::Address],
             Kind::Sources => &[Field::Address, Field::Port, Field::Address, Field::Number],
             _ => &[Field::Address, Field::Port],
@@ -240,14 +250,16 @@ pub struct Groups {
     pub syns: u16,
     /// Packets of severed flows that were answered with a RST.
     pub resets: u16,
+    /// What clients of blocked flows sent meanwhile.
+    pub blocked: u16,
 }
 
 impl Groups {
     pub fn of(table: &str) -> Self {
         // FNV-1a. Others number their groups from 0 up; ours lie between 16,384 and 65,535.
         let hash = table.bytes().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let syns = 16_384 + (hash % 24_576) as u16 * 2;
-        Self { syns, resets: syns + 1 }
+        let syns = 16_384 + (hash % 16_384) as u16 * 3;
+        Self { syns, resets: syns + 1, blocked: syns + 2 }
     }
 }
 
@@ -314,7 +326,7 @@ mod tests {
     #[test]
     fn every_set_has_a_name_of_its_own_and_a_key_that_fits_the_registers() {
         let names: std::collections::BTreeSet<_> = SetId::all().map(SetId::name).collect();
-        assert_eq!(names.len(), 30);
+        assert_eq!(names.len(), 34);
         for set in SetId::all() {
             assert_eq!(SetId::named(set.name()), Some(set));
             assert!(set.len(set.key()) <= 64, "nf_tables has 16 registers of 4 bytes");

@@ -4,6 +4,7 @@
 //! and costs what changed ([`plan`]), and drift is the difference from what was read back.
 
 pub mod adopt;
+pub mod block;
 pub mod lease;
 pub mod note;
 pub mod plan;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use shunt_core::datapath::Held;
+use shunt_core::flow::Tuple;
 use shunt_core::mapping::Admission;
 
 use crate::element::{Key, Pair, Value};
@@ -34,7 +36,7 @@ pub const GRACE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub listeners: BTreeMap<SocketAddr, Listener>,
-    /// How many listeners have a live pair with each backend.
+    /// How many listeners have a pair with each backend that may pass.
     backends: BTreeMap<SocketAddr, usize>,
     /// How many listeners have each limit of connections per source.
     source_limits: BTreeMap<u32, usize>,
@@ -48,8 +50,12 @@ pub struct Listener {
     pub road: Road,
     /// Backends that take no new connections but may still pass: until then, or for as long as their flows last.
     pub former: BTreeMap<SocketAddr, Option<Instant>>,
+    /// Beside a fence: the backend whose flows go on all the same.
+    pub spared: Option<SocketAddr>,
+    /// The clients of these flows that are not heard for a moment. Empty without a spared backend.
+    pub blocked: BTreeSet<SocketAddr>,
     pub admission: Admission,
-    /// Of the pairs with the backends of the road.
+    /// Of the pairs with the backends of the road, and with the spared one.
     pub lease: Option<Lease>,
 }
 
@@ -98,7 +104,12 @@ impl Road {
 }
 
 impl Listener {
-    /// Backends whose packets pass, with the deadlines of those that drain.
+    /// Backends whose packets pass, in whichever way.
+    pub fn passing(&self) -> impl Iterator<Item = SocketAddr> {
+        self.live().map(|(backend, _)| backend).chain(self.spared)
+    }
+
+    /// Backends whose packets pass as fast as they can, with the deadlines of those that drain.
     pub fn live(&self) -> impl Iterator<Item = (SocketAddr, Option<Instant>)> {
         self.road
             .backends()
@@ -141,6 +152,13 @@ impl Listener {
         elements.extend(admission_elements(listener, &self.admission));
         for (backend, deadline) in self.live() {
             elements.insert(Key::Live(Pair { listener, backend }), Value { deadline, ..Value::default() });
+        }
+        if let Some(backend) = self.spared {
+            let deadline = self.lease.map(|lease| lease.until);
+            elements.insert(Key::Sparing(Pair { listener, backend }), Value { deadline, ..Value::default() });
+        }
+        for client in &self.blocked {
+            elements.insert(Key::Blocked(Tuple { client: *client, listener }), Value::default());
         }
         elements
     }
@@ -210,11 +228,18 @@ impl State {
             .collect()
     }
 
-    /// The pairs that may pass, draining ones included.
+    /// The pairs that may pass, draining and spared ones included.
     pub fn pairs(&self) -> impl Iterator<Item = Pair> {
-        self.listeners
-            .iter()
-            .flat_map(|(listener, l)| l.live().map(|(backend, _)| Pair { listener: *listener, backend }))
+        self.listeners.iter().flat_map(|(listener, l)| l.passing().map(|backend| Pair { listener: *listener, backend }))
+    }
+
+    /// The flows that are blocked, and their backends.
+    pub fn blocked(&self) -> Vec<(Tuple, SocketAddr)> {
+        let of = |(listener, l): (&SocketAddr, &Listener)| -> Vec<_> {
+            let flow = |client: &SocketAddr| Tuple { client: *client, listener: *listener };
+            l.spared.iter().flat_map(|backend| l.blocked.iter().map(move |client| (flow(client), *backend))).collect()
+        };
+        self.listeners.iter().flat_map(of).collect()
     }
 
     /// The listeners that hold new connections, and until when.
@@ -233,7 +258,7 @@ impl State {
 
     /// Puts `listener` into the place of what `address` had; `None` takes it out.
     fn put(&mut self, address: SocketAddr, listener: Option<Listener>) {
-        for (backend, _) in listener.iter().flat_map(Listener::live) {
+        for backend in listener.iter().flat_map(Listener::passing) {
             *self.backends.entry(backend).or_default() += 1;
         }
         for limit in listener.iter().filter_map(|listener| listener.admission.limit_per_source) {
@@ -243,7 +268,7 @@ impl State {
             Some(listener) => self.listeners.insert(address, listener),
             None => self.listeners.remove(&address),
         };
-        for (backend, _) in old.iter().flat_map(Listener::live) {
+        for backend in old.iter().flat_map(Listener::passing) {
             take_one(&mut self.backends, &backend);
         }
         for limit in old.iter().filter_map(|listener| listener.admission.limit_per_source) {

@@ -195,7 +195,7 @@ fn a_table_of_another_version_is_rebuilt_in_one_transaction() {
     assert_eq!(datapath.committed(), held);
     drop(datapath);
     let table = lab.on_proxy(&["nft", "list", "table", "inet", "shunt"]);
-    let older = format!("delete table inet shunt\n{}", table.replace("shunt schema 2", "shunt schema 0"));
+    let older = format!("delete table inet shunt\n{}", table.replace("shunt schema 3", "shunt schema 0"));
     run("ip", &["netns", "exec", &lab.name(PROXY), "nft", "-f", "-"], &listable(&older));
     datapath = lab.open();
     assert_eq!(datapath.committed(), held, "what can be read of it is adopted");

@@ -62,8 +62,11 @@ impl Agent {
     /// Rewrites `shunt.toml`: the lab's credentials and `more`.
     pub fn write_settings(&self, more: &str) -> Result<()> {
         let password = self.config().join("password");
-        let text =
-            format!("{more}\n[credentials.default]\nuser = \"shunt\"\npassword_file = \"{}\"\n", password.display());
+        let text = ["default\nshunt", "replication\nrepl"].map(|who| {
+            let (name, user) = who.split_once('\n').unwrap_or_default();
+            format!("[credentials.{name}]\nuser = \"{user}\"\npassword_file = \"{}\"\n", password.display())
+        });
+        let text = format!("{more}\n{}", text.concat());
         Ok(fs::write(self.config().join("shunt.toml"), text)?)
     }
 
@@ -267,6 +270,11 @@ pub fn following(name: &str, servers: &[SocketAddr], listener: SocketAddr) -> St
         "name = \"{name}\"\nservers = [{}]\nfailover = \"follow\"\n\n[[listen]]\nrole = \"primary\"\naddress = \"{listener}\"\n",
         servers.join(", ")
     )
+}
+
+/// A cluster's file with one primary listener, in promote mode; `more` are further keys of the whole file.
+pub fn promoting(name: &str, servers: &[SocketAddr], listener: SocketAddr, more: &str) -> String {
+    following(name, servers, listener).replace("failover = \"follow\"\n", &format!("failover = \"promote\"\n{more}\n"))
 }
 
 /// The backends of a listener in `shunt list --json`.

@@ -48,6 +48,16 @@ impl Scene {
         agent::following(NAME, &self.addresses(), self.listener())
     }
 
+    /// The same with shunt promoting; `more` are further keys of the whole file, such as `data_loss = "allow"`.
+    pub fn start_promoting(install: &Install, count: u8, more: &str) -> Result<Self> {
+        let mut scene = Self::prepare(install, count)?;
+        let text = agent::promoting(NAME, &scene.addresses(), scene.listener(), more);
+        scene.agent.write_cluster(NAME, &text)?;
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        Ok(scene)
+    }
+
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.cluster.servers().iter().map(Server::address).collect()
     }

@@ -16,23 +16,55 @@ use crate::{Flavour, Install, process, scratch};
 pub const PASSWORD: &str = "shunt-lab";
 
 /// Whoever changes what is in a template counts this up: old ones are then left alone.
-const EDITION: u32 = 3;
+const EDITION: u32 = 4;
+
+/// The user that has the grants of follow mode and no others. `shunt` has those of promote mode.
+pub const FOLLOWER: &str = "follower";
+
+/// What follow mode needs.
+const fn follow_grants(flavour: Flavour) -> &'static [(&'static str, &'static str)] {
+    match flavour {
+        Flavour::Mysql => &[("REPLICATION CLIENT", "*.*"), ("SELECT", "performance_schema.*")],
+        Flavour::Mariadb => &[("REPLICA MONITOR", "*.*")],
+    }
+}
+
+/// What promote mode needs, as `shunt::operate::grants` has it; a test of the lab compares the two.
+const fn promote_grants(flavour: Flavour) -> &'static [(&'static str, &'static str)] {
+    match flavour {
+        Flavour::Mysql => &[
+            (
+                "REPLICATION CLIENT, REPLICATION_SLAVE_ADMIN, RELOAD, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, PROCESS, \
+                 REPLICATION SLAVE",
+                "*.*",
+            ),
+            ("SELECT", "performance_schema.*"),
+        ],
+        Flavour::Mariadb => &[(
+            "REPLICA MONITOR, BINLOG MONITOR, REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, RELOAD, READ_ONLY ADMIN, \
+             CONNECTION ADMIN, PROCESS, REPLICATION SLAVE",
+            "*.*",
+        )],
+    }
+}
 
 /// Users and the table, one statement a line (MariaDB's bootstrap reads lines).
 fn content(flavour: Flavour) -> String {
-    let probe = match flavour {
-        Flavour::Mysql => {
-            "GRANT REPLICATION CLIENT ON *.* TO shunt@'%';\nGRANT SELECT ON performance_schema.* TO shunt@'%';"
-        }
-        Flavour::Mariadb => "GRANT REPLICA MONITOR ON *.* TO shunt@'%';",
+    let give = |user: &str, grants: &[(&str, &str)]| {
+        let lines: Vec<String> =
+            grants.iter().map(|(what, on)| format!("GRANT {what} ON {on} TO {user}@'%';")).collect();
+        lines.join("\n")
     };
+    let (follow, promote) = (give(FOLLOWER, follow_grants(flavour)), give("shunt", promote_grants(flavour)));
     format!(
         "CREATE USER root@'%';
 GRANT ALL PRIVILEGES ON *.* TO root@'%' WITH GRANT OPTION;
 CREATE USER repl@'%' IDENTIFIED BY '{PASSWORD}';
 GRANT REPLICATION SLAVE ON *.* TO repl@'%';
 CREATE USER shunt@'%' IDENTIFIED BY '{PASSWORD}';
-{probe}
+{promote}
+CREATE USER {FOLLOWER}@'%' IDENTIFIED BY '{PASSWORD}';
+{follow}
 CREATE DATABASE app;
 CREATE USER app@'%' IDENTIFIED BY '{PASSWORD}';
 GRANT ALL PRIVILEGES ON app.* TO app@'%';

@@ -43,6 +43,8 @@ pub struct Promoting {
     /// A `fence` hook is configured, and has to succeed before a failover goes on.
     pub fence_hook: bool,
     pub before_promote_hook: bool,
+    /// How long either of them may take.
+    pub hook_time: Duration,
 }
 
 impl Default for Promoting {
@@ -54,6 +56,7 @@ impl Default for Promoting {
             catch_up: Duration::from_secs(60),
             fence_hook: false,
             before_promote_hook: false,
+            hook_time: Duration::from_secs(30),
         }
     }
 }

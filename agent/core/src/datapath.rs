@@ -2,7 +2,7 @@
 
 pub mod memory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
@@ -66,6 +66,26 @@ pub trait Meter: Send {
         filter: &FlowFilter,
         each: &mut dyn FnMut(Flow) -> ControlFlow<()>,
     ) -> Result<(), DatapathError>;
+
+    /// Of the flows through these listeners to this backend those whose clients it sees as one of `clients`. A datapath that
+    /// can look flows up does so, for the way through all of them takes milliseconds.
+    fn flows_seen_as(
+        &mut self,
+        listeners: &[SocketAddr],
+        backend: SocketAddr,
+        clients: &[SocketAddr],
+    ) -> Result<Vec<Flow>, DatapathError> {
+        let clients: BTreeSet<_> = clients.iter().copied().collect();
+        let filter = FlowFilter { listeners: listeners.iter().copied().collect(), source_port: None };
+        let mut found = Vec::new();
+        self.flows(&filter, &mut |flow| {
+            if flow.backend == backend && clients.contains(&flow.seen_as) {
+                found.push(flow);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
 
     /// How full the tables are that flows through these listeners need a place in.
     fn usage(&mut self, listeners: &[SocketAddr]) -> Result<Usage, DatapathError>;

@@ -228,12 +228,13 @@ impl GroupView {
     }
 }
 
-/// Semi-synchronous replication, source side.
+/// Semi-synchronous replication, both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SemiSync {
     pub source_enabled: bool,
     /// Whether commits wait for an acknowledgement right now.
     pub source_active: bool,
+    /// Whether this server acknowledges to the source that it is, or was last, connected to.
     pub replica_enabled: bool,
     /// Replicas that acknowledge.
     pub clients: u32,
@@ -241,7 +242,8 @@ pub struct SemiSync {
     pub wait_count: u32,
     /// AFTER_SYNC: nobody sees a transaction before it is acknowledged. Otherwise AFTER_COMMIT.
     pub after_sync: bool,
-    /// After so long without acknowledgements the source goes on without them.
+    /// After so long without acknowledgements the source goes on without them. Zero: as soon as too few replicas are
+    /// connected (`wait_no_replica` is off).
     pub timeout: Duration,
     /// Sessions that wait for an acknowledgement right now.
     pub waiting: u32,

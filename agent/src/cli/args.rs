@@ -60,6 +60,24 @@ pub enum Command {
     Pause(Pause),
     /// End a pause
     Resume(OneCluster),
+    /// Make another server the primary, as planned work
+    ///
+    /// Everything is examined before anything is changed. New connections wait, sessions end when their transaction is
+    /// over, the next primary applies all that the old one committed, and the port leads there. What is uncertain before
+    /// the promotion is taken back.
+    Switchover(Switchover),
+    /// Make another server the primary now, whether or not the old one can be asked
+    ///
+    /// It shows what would happen and asks first. The old primary is fenced before another one is promoted.
+    Failover(Failover),
+    /// Compare a server that was cast out with the primary anew, and let it follow if nothing speaks against it
+    Rejoin(OneServer),
+    /// Take the mark from a server that was cast out, once somebody has seen to it
+    Clear(OneServer),
+    /// Fail a healthy cluster over on purpose, and tell what happened when
+    ///
+    /// A real failover of a real cluster: its connections end. It refuses unless the cluster is well, and asks first.
+    Drill(Drill),
     /// Who is who through the NAT: client, listener, and the address that the server sees
     ///
     /// A server behind the proxy sees the proxy's address instead of the client's. This lists every connection with both.
@@ -136,6 +154,72 @@ pub struct Pause {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct OneServer {
+    pub cluster: String,
+    /// Name or address of one of the cluster's servers
+    pub server: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Switchover {
+    pub cluster: String,
+    /// The next primary, by name or address; the best one if left out
+    #[arg(long, value_name = "SERVER")]
+    pub to: Option<String>,
+    /// How long sessions inside a transaction may take to finish, such as 500ms, 2s
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+    /// Examine everything, change nothing, say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Failover {
+    pub cluster: String,
+    /// The next primary, by name or address; the best one if left out
+    #[arg(long, value_name = "SERVER")]
+    pub to: Option<String>,
+    /// Examine everything, change nothing, say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on though nothing proves that no acknowledged transaction is lost
+    #[arg(long)]
+    pub allow_data_loss: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Drill {
+    pub cluster: String,
+    /// The next primary, by name or address; the best one if left out
+    #[arg(long, value_name = "SERVER")]
+    pub to: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub watching: Watching,
+}
+
+/// How an operation is watched.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Watching {
+    /// Each task on each server, too
+    #[arg(long)]
+    pub details: bool,
+    /// One JSON object at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Flows {
     /// Only through this cluster's listeners
     pub cluster: Option<String>,
@@ -209,6 +293,47 @@ mod tests {
     #[test]
     fn the_table_of_flags_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    fn read(line: &str) -> Result<Command, clap::Error> {
+        Args::read(line.split(' ').map(OsString::from)).map(|args| args.command)
+    }
+
+    #[test]
+    fn a_switchover_has_a_grace_of_two_seconds_unless_told_otherwise() {
+        let grace = |line| match read(line) {
+            Ok(Command::Switchover(options)) => options.grace,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(grace("shunt switchover orders"), Duration::from_secs(2));
+        assert_eq!(
+            grace("shunt switchover orders --to db2 --grace 500ms --dry-run --json"),
+            Duration::from_millis(500)
+        );
+        assert_eq!(read("shunt switchover orders --grace soon").unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn only_a_failover_may_be_told_to_lose_data_and_a_drill_has_no_dry_run() {
+        let failover = read("shunt failover orders --to db2 --allow-data-loss -y --details");
+        assert!(matches!(failover, Ok(Command::Failover(Failover { allow_data_loss: true, yes: true, .. }))));
+        for line in [
+            "shunt switchover orders --allow-data-loss",
+            "shunt drill orders --allow-data-loss",
+            "shunt drill orders --dry-run",
+            "shunt failover orders --grace 2s",
+            "shunt switchover orders --yes",
+        ] {
+            assert_eq!(read(line).unwrap_err().kind(), ErrorKind::UnknownArgument, "{line}");
+        }
+    }
+
+    #[test]
+    fn operations_need_a_cluster_and_a_rejoin_a_server_too() {
+        for line in ["shunt switchover", "shunt failover", "shunt drill", "shunt rejoin orders", "shunt clear orders"] {
+            assert_eq!(read(line).unwrap_err().kind(), ErrorKind::MissingRequiredArgument, "{line}");
+        }
+        assert!(matches!(read("shunt rejoin orders db1"), Ok(Command::Rejoin(OneServer { .. }))));
     }
 
     #[test]

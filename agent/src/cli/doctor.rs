@@ -23,6 +23,9 @@ pub fn run(args: &Args, options: &args::Doctor) -> Result<(), Failure> {
         findings.extend(doctor::fix_forwarding(&listeners));
     }
     findings.extend(doctor::host(&loaded.clusters, table));
+    if let Some(agent) = &loaded.agent {
+        findings.extend(doctor::hooks(&agent.hooks));
+    }
     findings.extend(block_on(async { Ok(doctor::servers(logins(&loaded)).await) })?);
     if options.json {
         output::say_json(&Report { schema_version: SCHEMA_VERSION, findings: &findings })?;

@@ -9,6 +9,7 @@ mod flows;
 mod generate;
 mod list;
 mod operate;
+mod operation;
 mod purge;
 mod show;
 
@@ -40,6 +41,11 @@ pub fn run(args: Args) -> Exit {
         Command::Unpin(options) => operate::unpin(&args, options),
         Command::Pause(options) => operate::pause(&args, options),
         Command::Resume(options) => operate::resume(&args, options),
+        Command::Switchover(options) => operation::switchover(&args, options),
+        Command::Failover(options) => operation::failover(&args, options),
+        Command::Rejoin(options) => operate::rejoin(&args, options),
+        Command::Clear(options) => operate::clear(&args, options),
+        Command::Drill(options) => operation::drill(&args, options),
         Command::Flows(options) => flows::run(&args, options),
         Command::Events(options) => events::run(&args, options),
         Command::Doctor(options) => doctor::run(&args, options),

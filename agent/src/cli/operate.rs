@@ -1,9 +1,9 @@
-//! The commands that change something: pin, unpin, pause, resume, reload.
+//! The commands that change something at once: pin, unpin, pause, resume, rejoin, clear, reload.
 
 use std::fmt::Write as _;
 
 use super::{Args, args, block_on};
-use crate::control::api::{Done, PauseRequest, PinRequest, ProblemCode, ReloadAnswer, UnpinRequest};
+use crate::control::api::{Done, PauseRequest, PinRequest, ProblemCode, ReloadAnswer, ServerRequest, UnpinRequest};
 use crate::control::client::{Client, ClientError};
 use crate::output::{self, Failure};
 
@@ -42,6 +42,14 @@ pub fn resume(args: &Args, options: &args::OneCluster) -> Result<(), Failure> {
     post(args, &call(&options.cluster, "resume"), &())
 }
 
+pub fn rejoin(args: &Args, options: &args::OneServer) -> Result<(), Failure> {
+    post(args, &call(&options.cluster, "rejoin"), &ServerRequest { server: options.server.clone() })
+}
+
+pub fn clear(args: &Args, options: &args::OneServer) -> Result<(), Failure> {
+    post(args, &call(&options.cluster, "clear"), &ServerRequest { server: options.server.clone() })
+}
+
 pub fn reload(args: &Args) -> Result<(), Failure> {
     let answer: ReloadAnswer = block_on(async { Ok(Client::new(&args.socket).post("/v1/reload", &()).await?) })?;
     if !answer.diagnostics.is_empty() {
@@ -65,7 +73,7 @@ fn post(args: &Args, path: &str, request: &impl serde::Serialize) -> Result<(), 
     Ok(())
 }
 
-fn call(cluster: &str, verb: &str) -> String {
+pub fn call(cluster: &str, verb: &str) -> String {
     format!("/v1/clusters/{}/{verb}", path_word(cluster))
 }
 

@@ -9,9 +9,10 @@ use shunt_core::ClusterName;
 use shunt_core::config::ProbeConfig;
 
 use super::diagnostic::{Diagnostic, Place, Severity, quote};
+use super::hooks::{self, Hooks};
 use super::page::{Page, permission_hint};
 use super::password::{self, Password};
-use super::section::{Section, Value};
+use super::section::Section;
 use super::values::{self, Complaint};
 
 /// The agent's own configuration.
@@ -57,21 +58,6 @@ pub struct Credentials {
     pub password: Password,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hooks {
-    pub fence: Option<Hook>,
-    pub before_promote: Option<Hook>,
-    pub after_failover: Option<Hook>,
-    pub notify: Option<Hook>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hook {
-    Command(String),
-    /// An http or https URL that gets a JSON body.
-    Webhook(String),
-}
-
 /// The credentials that a cluster has when it names none.
 pub(super) const DEFAULT_CREDENTIALS: &str = "default";
 const DEFAULT_USER: &str = "shunt";
@@ -79,7 +65,7 @@ const DEFAULT_TABLE: &str = "shunt";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9306);
 
 /// Which other section a key belongs to.
-const HOMES: [(&str, &str); 18] = [
+pub(super) const HOMES: [(&str, &str); 20] = [
     ("datapath", "in `[agent]`"),
     ("interfaces", "in `[agent]`"),
     ("table", "in `[agent]`"),
@@ -95,10 +81,14 @@ const HOMES: [(&str, &str); 18] = [
     ("before_promote", "in `[hooks]`"),
     ("after_failover", "in `[hooks]`"),
     ("notify", "in `[hooks]`"),
+    ("command", IN_A_HOOK),
+    ("secret_file", IN_A_HOOK),
     ("name", "in a cluster's own file, in clusters.d"),
     ("servers", "in a cluster's own file, in clusters.d"),
     ("listen", "in a cluster's own file, in clusters.d"),
 ];
+
+const IN_A_HOOK: &str = "to a hook: `notify = { url = \"https://chat.example/x\", secret_file = \"chat.key\" }`";
 
 /// The agent's file as far as it could be read.
 pub(super) struct AgentDraft {
@@ -128,7 +118,7 @@ impl PasswordFolders<'_> {
 
 pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> AgentDraft {
     let document = page.parse(text);
-    let mut top = Section::new(&page, "file", "the file", page.top(), &document);
+    let mut top = Section::new(&page, "the file", page.top(), &document);
     let mut config = AgentConfig {
         datapath: DatapathKind::Nft,
         interfaces: Vec::new(),
@@ -140,14 +130,14 @@ pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> Age
         credentials: BTreeMap::new(),
         hooks: Hooks::default(),
     };
-    if let Some(section) = top.section("agent", "agent") {
+    if let Some(section) = top.section("agent") {
         read_agent(section, &mut config);
     }
-    if let Some(section) = top.section("probe", "probe") {
+    if let Some(section) = top.section("probe") {
         config.probe = read_probe(section, config.probe, &HOMES);
     }
-    if let Some(section) = top.section("hooks", "hooks") {
-        config.hooks = read_hooks(section);
+    if let Some(section) = top.section("hooks") {
+        config.hooks = hooks::read(section, folders);
     }
     let mut credential_names = BTreeSet::from([DEFAULT_CREDENTIALS.to_owned()]);
     let mut default_is_written = false;
@@ -221,27 +211,6 @@ pub(super) fn read_probe(mut section: Section<'_>, defaults: ProbeConfig, homes:
     probe
 }
 
-fn read_hooks(mut section: Section<'_>) -> Hooks {
-    let mut hook = |key| section.get(key).and_then(|value: Value<'_>| value.parsed(parse_hook));
-    let hooks = Hooks {
-        fence: hook("fence"),
-        before_promote: hook("before_promote"),
-        after_failover: hook("after_failover"),
-        notify: hook("notify"),
-    };
-    section.finish(&HOMES);
-    hooks
-}
-
-fn parse_hook(text: &str) -> Result<Hook, Complaint> {
-    let url = text.starts_with("http://") || text.starts_with("https://");
-    match text.trim() {
-        "" => Err(Complaint::new("the hook is empty").hint("a command, or a URL; leave the key out for no hook")),
-        _ if url => Ok(Hook::Webhook(text.to_owned())),
-        _ => Ok(Hook::Command(text.to_owned())),
-    }
-}
-
 fn read_credentials(name: &str, mut section: Section<'_>, folders: &PasswordFolders<'_>) -> Option<Credentials> {
     let user = section.get("user").map_or(Some(DEFAULT_USER), |value| value.parsed(user_name));
     let file = section.get("password_file");
@@ -295,7 +264,7 @@ fn readable_by_all(path: &Path) -> String {
     format!("everybody on this host can read the password file {}", path.display())
 }
 
-fn chmod(path: &Path) -> String {
+pub(super) fn chmod(path: &Path) -> String {
     format!("chmod 640 {0} && chgrp shunt {0}", path.display())
 }
 
@@ -303,7 +272,7 @@ fn user_name(text: &str) -> Result<&str, Complaint> {
     if text.is_empty() || text.contains('\0') { Err(Complaint::new("the user has no name")) } else { Ok(text) }
 }
 
-fn file_name(text: &str) -> Result<&str, Complaint> {
+pub(super) fn file_name(text: &str) -> Result<&str, Complaint> {
     if text.is_empty() || text.contains('\0') { Err(Complaint::new("the file has no name")) } else { Ok(text) }
 }
 

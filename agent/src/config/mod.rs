@@ -8,10 +8,10 @@ mod across;
 mod agent;
 mod cluster;
 mod diagnostic;
+mod hooks;
 mod listen;
 mod page;
 mod password;
-mod pending;
 mod render;
 mod resolve;
 mod section;
@@ -29,10 +29,10 @@ use std::path::{Path, PathBuf};
 use shunt_core::ClusterName;
 use shunt_core::config::ClusterConfig;
 
-pub use agent::{AgentConfig, Credentials, DatapathKind, Hook, Hooks};
+pub use agent::{AgentConfig, Credentials, DatapathKind};
 pub use diagnostic::{Diagnostic, Place, Severity};
+pub use hooks::{Call, Hook, Hooks, Secret, Webhook};
 pub use password::Password;
-pub use pending::NotInForce;
 pub use render::render;
 pub use resolve::{Resolver, system_resolver};
 
@@ -56,8 +56,6 @@ pub struct Loaded {
     pub is_complete: bool,
     /// By file, then by place.
     pub diagnostics: Vec<Diagnostic>,
-    /// Settings that are accepted and without effect in this version. Each also has its warning.
-    pub not_in_force: Vec<NotInForce>,
 }
 
 /// A cluster's file with an error in it, and what could be made out of it nevertheless: with that, whoever serves the
@@ -96,7 +94,6 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
         broken: Vec::new(),
         is_complete: false,
         diagnostics: Vec::new(),
-        not_in_force: Vec::new(),
     };
     if let Err(source) = std::fs::read_dir(dir) {
         let message = format!("cannot read the configuration folder: {source}");
@@ -116,6 +113,7 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
         probe: agent.config.probe,
         lease: agent.config.lease,
         dc: agent.config.dc.as_deref(),
+        hooks: &agent.config.hooks,
         credential_names: (!agent.page.is_torn()).then_some(&agent.credential_names),
     };
     let read = |path| {
@@ -132,7 +130,9 @@ pub fn load_with(dir: &Path, systemd_credentials: Option<&Path>, resolver: &Reso
     }
     across::check(&files, agent.config.http);
 
-    let wants_default = files.iter().any(|(page, draft)| !page.is_torn() && draft.credentials == DEFAULT_CREDENTIALS);
+    let wants_default = files.iter().filter(|(page, _)| !page.is_torn()).any(|(_, draft)| {
+        [&draft.credentials, &draft.replication_credentials].iter().any(|name| *name == DEFAULT_CREDENTIALS)
+    });
     finish_agent(agent, wants_default, &mut loaded);
     for (page, draft) in files {
         finish_cluster(page, draft, &mut loaded);
@@ -191,10 +191,8 @@ fn finish_agent(agent: AgentDraft, wants_default: bool, loaded: &mut Loaded) {
     if !agent.page.has_errors() && implied.is_none() {
         loaded.agent = Some(agent.config);
     }
-    let (notes, not_in_force) = agent.page.into_notes();
-    loaded.diagnostics.extend(notes);
+    loaded.diagnostics.extend(agent.page.into_notes());
     loaded.diagnostics.extend(implied);
-    loaded.not_in_force.extend(not_in_force);
 }
 
 fn finish_cluster(page: Page, draft: cluster::Draft, loaded: &mut Loaded) {
@@ -202,14 +200,11 @@ fn finish_cluster(page: Page, draft: cluster::Draft, loaded: &mut Loaded) {
     let listeners = draft.listeners.iter().filter_map(|l| l.address.as_ref().map(|(address, _)| *address)).collect();
     let path = page.path.clone();
     let has_errors = page.has_errors();
-    let (notes, not_in_force) = page.into_notes();
-    loaded.diagnostics.extend(notes);
+    loaded.diagnostics.extend(page.into_notes());
     match draft.finish() {
         Some(config) if !has_errors => {
             loaded.files.insert(path, config.name.clone());
             loaded.clusters.push(config);
-            let of_cluster = |setting| NotInForce { cluster: cluster.clone(), ..setting };
-            loaded.not_in_force.extend(not_in_force.into_iter().map(of_cluster));
         }
         _ => loaded.broken.push(BrokenFile { path, cluster, listeners }),
     }

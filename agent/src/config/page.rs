@@ -11,7 +11,6 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Place, Severity, blot_secrets};
-use super::pending::NotInForce;
 
 /// No configuration is that long; a file that is, is something else.
 const LONGEST_FILE: u64 = 1 << 20;
@@ -24,7 +23,6 @@ pub(super) struct Page {
     text: Arc<str>,
     notes: RefCell<Vec<Diagnostic>>,
     left_out: RefCell<usize>,
-    pub(super) not_in_force: RefCell<Vec<NotInForce>>,
     /// The lines with a syntax error. What else seems wrong there follows from it.
     torn_lines: RefCell<Vec<usize>>,
 }
@@ -36,7 +34,6 @@ impl Page {
             text: Arc::from(blot_secrets(text)),
             notes: RefCell::default(),
             left_out: RefCell::default(),
-            not_in_force: RefCell::default(),
             torn_lines: RefCell::default(),
         }
     }
@@ -135,14 +132,14 @@ impl Page {
     }
 
     /// What was found, in the order of the text.
-    pub(super) fn into_notes(self) -> (Vec<Diagnostic>, Vec<NotInForce>) {
+    pub(super) fn into_notes(self) -> Vec<Diagnostic> {
         let mut notes = self.notes.into_inner();
         notes.sort_by_key(|d| d.place.span.as_ref().map_or(0, |span| span.start));
         let left_out = self.left_out.into_inner();
         if left_out > 0 {
             notes.push(Diagnostic::error(Place::file(self.path), format!("and {left_out} more in this file")));
         }
-        (notes, self.not_in_force.into_inner())
+        notes
     }
 
     /// The first line that says something: where to point for what the whole file lacks.

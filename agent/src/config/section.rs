@@ -9,14 +9,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::quote;
 use super::page::Page;
-use super::pending;
 use super::values::{self, Complaint};
 
 /// A table and the keys of it that somebody has asked for: what remains at the end is unknown.
 pub(super) struct Section<'d> {
     pub(super) page: &'d Page,
-    /// As the table of what is pending names it: `cluster`, `listen`.
-    kind: &'static str,
     /// In an operator's words: `[[listen]]`, `the file`.
     title: String,
     pub(super) span: Range<usize>,
@@ -25,31 +22,15 @@ pub(super) struct Section<'d> {
 }
 
 impl<'d> Section<'d> {
-    pub(super) fn new(
-        page: &'d Page,
-        kind: &'static str,
-        title: impl Into<String>,
-        span: Range<usize>,
-        table: &'d DeTable<'d>,
-    ) -> Self {
-        Self { page, kind, title: title.into(), span, table, known: Vec::new() }
+    pub(super) fn new(page: &'d Page, title: impl Into<String>, span: Range<usize>, table: &'d DeTable<'d>) -> Self {
+        Self { page, title: title.into(), span, table, known: Vec::new() }
     }
 
-    /// The value of a key. Warns when the key is not in force in this version.
+    /// The value of a key.
     pub(super) fn get(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.known.push(key);
-        let (spanned, value) = self.table.get_key_value(key)?;
-        let value = Value { page: self.page, key, span: value.span(), found: value.get_ref() };
-        self.warn_if_pending(key, value.found.as_str(), &spanned.span(), "");
-        Some(value)
-    }
-
-    fn warn_if_pending(&self, key: &str, value: Option<&str>, span: &Range<usize>, remark: &str) {
-        if let Some(pending) = pending::not_in_force(self.kind, key, value) {
-            let message = format!("`{}`{remark} is not in force in this version: {}", pending.setting, pending.instead);
-            self.page.warning(span, message, None);
-            self.page.not_in_force.borrow_mut().push(pending);
-        }
+        let value = self.table.get(key)?;
+        Some(Value { page: self.page, key, span: value.span(), found: value.get_ref() })
     }
 
     /// The value of a key that must be there.
@@ -70,24 +51,24 @@ impl<'d> Section<'d> {
         self.get(key)?.integer(range)
     }
 
+    pub(super) fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        self.get(key)?.boolean()
+    }
+
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
         self.get(key)?.choice(choices)
     }
 
-    /// One of a few words; the first is the default. Warns when the default itself is not in force.
+    /// One of a few words; the first is the default.
     pub(super) fn choice_or_first<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> T {
-        let (word, default) = choices[0];
-        if !self.table.contains_key(key) && !self.page.is_torn() {
-            self.warn_if_pending(key, Some(word), &self.span, ", the default,");
-        }
-        self.choice(key, choices).unwrap_or(default)
+        self.choice(key, choices).unwrap_or(choices[0].1)
     }
 
     /// A table below this one.
-    pub(super) fn section(&mut self, key: &'static str, kind: &'static str) -> Option<Section<'d>> {
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'d>> {
         let value = self.get(key)?;
         let table = value.table()?;
-        Some(Section::new(self.page, kind, format!("`[{key}]`"), value.span, table))
+        Some(Section::new(self.page, format!("`[{key}]`"), value.span, table))
     }
 
     /// The tables below this one, by the names that the operator gave them.
@@ -97,7 +78,7 @@ impl<'d> Section<'d> {
             let name: &'d std::borrow::Cow<'d, str> = name.get_ref();
             let title = format!("`[{key}.{name}]`");
             let value = Value { page: self.page, key, span: value.span(), found: value.get_ref() };
-            let section = value.table().map(|t| Section::new(self.page, key, title, value.span.clone(), t));
+            let section = value.table().map(|t| Section::new(self.page, title, value.span.clone(), t));
             (&**name, value.span, section)
         };
         table.iter().map(section).collect()
@@ -175,6 +156,14 @@ impl<'d> Value<'d> {
             self.page.error(&self.span, message, None);
         }
         good
+    }
+
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let hint = || match self.found.as_str() {
+            Some(word @ ("true" | "false")) => format!("without quotes: {word}"),
+            _ => "true or false".to_owned(),
+        };
+        self.found.as_bool().or_else(|| self.wrong_type("true or false", Some(hint())))
     }
 
     pub(super) fn choice<T: Copy>(&self, choices: &[(&'static str, T)]) -> Option<T> {

@@ -21,7 +21,7 @@ pub(super) struct ServerDraft {
     pub(super) span: Range<usize>,
     label: String,
     dc: Option<String>,
-    promotion: Promotion,
+    pub(super) promotion: Promotion,
     weight: u32,
 }
 
@@ -56,7 +56,7 @@ fn read_server(value: &Value<'_>) -> Option<ServerDraft> {
         let hint = "a string such as \"10.0.0.11:3306\", or { address = \"10.0.0.11:3306\", weight = 2 }";
         return value.wrong_type("a server", Some(hint.into()));
     }
-    let mut section = Section::new(value.page, "server", "the server", value.span.clone(), value.table()?);
+    let mut section = Section::new(value.page, "the server", value.span.clone(), value.table()?);
     let address = section.require("address", "address = \"10.0.0.11:3306\"");
     let dc = section.get("dc").and_then(|value| value.parsed(values::data_centre));
     let server = ServerDraft {

@@ -8,6 +8,7 @@ use shunt_core::ClusterName;
 use shunt_core::cluster::{AlarmKind, Verdict};
 use shunt_core::config::{FailoverMode, ListenerRole, Promotion};
 use shunt_core::observation::Flavour;
+use shunt_core::operation::{Kind, Salvaged, Step};
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -17,6 +18,44 @@ pub struct ListAnswer {
     pub schema_version: u32,
     pub listeners: Vec<Listener>,
     pub alarms: Vec<AlarmLine>,
+    /// Operations under way.
+    #[serde(default)]
+    pub operations: Vec<OperationLine>,
+    #[serde(default)]
+    pub outcasts: Vec<OutcastLine>,
+}
+
+/// An operation under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationLine {
+    pub cluster: ClusterName,
+    /// Counts the cluster's operations.
+    pub op: u64,
+    pub kind: Kind,
+    pub step: Step,
+    /// When the operation began.
+    pub since: String,
+    /// The next primary; `null` until it is chosen.
+    pub chosen: Option<String>,
+}
+
+/// A server that must not take writes until it has been compared with the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcastLine {
+    pub cluster: ClusterName,
+    pub server: String,
+    /// As the configuration writes it.
+    pub name: String,
+    /// The epoch in which it was succeeded.
+    pub epoch: u64,
+    /// It was compared, and does not rejoin by itself.
+    pub quarantined: bool,
+    /// Why it is quarantined; `null` before it was compared.
+    pub reason: Option<String>,
+    /// What it has and the primary lacks; empty: nothing; `null` before it was compared.
+    pub errant: Option<String>,
+    /// What was saved of that.
+    pub salvaged: Option<Salvaged>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,6 +104,13 @@ pub struct ShowAnswer {
     pub pinned_listeners: Vec<PinnedListener>,
     pub paused: Option<PauseLine>,
     pub outlook: String,
+    /// What a failover now would lose; `null`: nothing that is known.
+    #[serde(default)]
+    pub at_risk: Option<String>,
+    #[serde(default)]
+    pub operation: Option<OperationLine>,
+    #[serde(default)]
+    pub outcasts: Vec<OutcastLine>,
     pub servers: Vec<Server>,
 }
 
@@ -135,6 +181,39 @@ pub struct PauseRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<u64>,
     pub reason: String,
+}
+
+/// `POST /v1/clusters/NAME/switchover`, `…/failover` and `…/drill`. Each takes what it has a use for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperateRequest {
+    /// The next primary: address or name of a server of the cluster; the best one if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Switchover: how long sessions inside a transaction may take to finish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+    /// Everything is examined, nothing is changed.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Failover: though nothing proves that nothing is lost.
+    #[serde(default)]
+    pub allow_data_loss: bool,
+}
+
+/// The operation has begun. How it goes on stands in the history: events with its number in `data.op`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperateAnswer {
+    pub schema_version: u32,
+    pub op: u64,
+}
+
+/// `POST /v1/clusters/NAME/rejoin` and `…/clear`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerRequest {
+    /// Address or name of a server of the cluster; the port may be left out.
+    pub server: String,
 }
 
 /// What a request that changes something comes to.
@@ -225,6 +304,8 @@ pub enum ProblemCode {
     NotFound,
     /// 409, exit code 5: a safety rule stands against it; `confirmed` may answer it.
     NeedsConfirmation,
+    /// 409, exit code 5: a safety rule stands against it, whoever confirms it.
+    RefusedByRule,
     /// 422, exit code 2: the configuration is in error, what ran before still runs.
     BadConfiguration,
     /// 503, exit code 1: as much as possible of this is under way already.

@@ -2,10 +2,12 @@
 
 use shunt_core::cluster::{Alarm, ClusterStatus, ServerStatus};
 use shunt_core::gtid::{GtidPosition, Missing};
+use shunt_core::operation::Outcast;
 use shunt_core::{ClusterName, Mono};
 
 use super::api::{
-    AlarmLine, EventLine, ListAnswer, Listener, PauseLine, PinnedListener, SCHEMA_VERSION, Server, ShowAnswer,
+    AlarmLine, EventLine, ListAnswer, Listener, OperationLine, OutcastLine, PauseLine, PinnedListener, SCHEMA_VERSION,
+    Server, ShowAnswer,
 };
 use crate::clock::{Clock, rfc3339};
 use crate::driver::Agent;
@@ -46,7 +48,13 @@ pub async fn list(agent: &Agent) -> ListAnswer {
         since: date(clock, gone.since),
     });
     let listeners = listeners.chain(drained);
-    ListAnswer { schema_version: SCHEMA_VERSION, listeners: listeners.collect(), alarms: alarms(agent, &statuses) }
+    ListAnswer {
+        schema_version: SCHEMA_VERSION,
+        listeners: listeners.collect(),
+        alarms: alarms(agent, &statuses),
+        operations: statuses.iter().filter_map(|status| operation(clock, status)).collect(),
+        outcasts: statuses.iter().flat_map(outcasts).collect(),
+    }
 }
 
 pub fn show(agent: &Agent, status: &ClusterStatus) -> ShowAnswer {
@@ -74,8 +82,40 @@ pub fn show(agent: &Agent, status: &ClusterStatus) -> ShowAnswer {
             .as_ref()
             .map(|pause| PauseLine { until: pause.until.map(|at| date(clock, at)), reason: pause.reason.clone() }),
         outlook: status.outlook.clone(),
+        at_risk: status.at_risk.clone(),
+        operation: operation(clock, status),
+        outcasts: outcasts(status),
         servers: status.servers.iter().map(|s| server(clock, primary, s)).collect(),
     }
+}
+
+pub fn operation(clock: Clock, status: &ClusterStatus) -> Option<OperationLine> {
+    status.operation.map(|operation| OperationLine {
+        cluster: status.name.clone(),
+        op: operation.id.0,
+        kind: operation.kind,
+        step: operation.step,
+        since: date(clock, operation.since),
+        chosen: operation.chosen.map(|server| server.to_string()),
+    })
+}
+
+fn outcasts(status: &ClusterStatus) -> Vec<OutcastLine> {
+    let line = |outcast: &Outcast| {
+        let server = status.servers.iter().find(|s| s.address == outcast.server);
+        let quarantine = outcast.quarantine.as_ref();
+        OutcastLine {
+            cluster: status.name.clone(),
+            server: outcast.server.to_string(),
+            name: server.map_or_else(|| outcast.server.to_string(), |s| s.label.clone()),
+            epoch: outcast.epoch.0,
+            quarantined: quarantine.is_some(),
+            reason: quarantine.map(|q| q.reason.clone()),
+            errant: quarantine.map(|q| q.errant.clone()),
+            salvaged: quarantine.and_then(|q| q.salvaged.clone()),
+        }
+    };
+    status.outcasts.iter().map(line).collect()
 }
 
 fn server(clock: Clock, primary: Option<&ServerStatus>, server: &ServerStatus) -> Server {

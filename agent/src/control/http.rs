@@ -66,14 +66,40 @@ async fn page(State(agent): State<Arc<Agent>>) -> Html<String> {
             l.since,
         );
     }
+    let mut under_way = String::new();
+    for o in &list.operations {
+        let cluster = escape(o.cluster.as_str());
+        let to = o.chosen.as_ref().map_or_else(String::new, |server| format!(" to {}", escape(server)));
+        let _ = write!(
+            under_way,
+            "<li><b>{cluster}</b> {} {}{to}: {}, begun {}</li>",
+            o.kind.word(),
+            o.op,
+            o.step,
+            o.since
+        );
+    }
+    let mut outcasts = String::new();
+    for o in &list.outcasts {
+        let (cluster, server) = (escape(o.cluster.as_str()), escape(&o.name));
+        let why = o
+            .reason
+            .as_deref()
+            .map_or_else(|| "not yet compared".to_owned(), |why| format!("quarantined: {}", escape(why)));
+        let _ = write!(outcasts, "<li><b>{cluster}</b> {server}: {why}</li>");
+    }
     let mut alarms = String::new();
     for a in &list.alarms {
         let cluster = a.cluster.as_ref().map_or("agent", |c| c.as_str());
         let (cluster, message) = (escape(cluster), escape(&a.message));
         let _ = write!(alarms, "<li><b>{cluster}</b> {}: {message}</li>", a.alarm.word());
     }
-    let alarms = if alarms.is_empty() { String::new() } else { format!("<h2>Alarms</h2><ul>{alarms}</ul>") };
-    Html(format!(include_str!("page.html"), rows = rows, alarms = alarms, version = env!("CARGO_PKG_VERSION")))
+    let lists = [("Under way", under_way), ("Cast out", outcasts), ("Alarms", alarms)];
+    let mut sections = String::new();
+    for (heading, items) in lists.iter().filter(|(_, items)| !items.is_empty()) {
+        let _ = write!(sections, "<h2>{heading}</h2><ul>{items}</ul>");
+    }
+    Html(format!(include_str!("page.html"), rows = rows, lists = sections, version = env!("CARGO_PKG_VERSION")))
 }
 
 const fn role(role: shunt_core::config::ListenerRole) -> &'static str {

@@ -5,6 +5,7 @@ pub mod client;
 mod convert;
 mod flows;
 mod http;
+mod operations;
 mod peer;
 mod server;
 mod socket;

@@ -25,11 +25,12 @@ use super::api::{
 };
 use super::convert;
 use super::flows::flows;
+use super::operations;
 use super::peer::Peer;
 use crate::driver::{self, Agent};
 
 pub(super) type Shared = State<Arc<Agent>>;
-type Answer<T> = Result<Json<T>, Problem>;
+pub(super) type Answer<T> = Result<Json<T>, Problem>;
 
 /// A follower is told that nothing happened after this at the latest, and asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -38,9 +39,9 @@ const MOST_EVENTS: u32 = 1000;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A request's body, or why it is none.
-type Body<T> = Result<Json<T>, JsonRejection>;
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
-fn understood<T>(body: Body<T>) -> Result<T, Problem> {
+pub(super) fn understood<T>(body: Body<T>) -> Result<T, Problem> {
     body.map(|Json(body)| body).map_err(|e| problem(ProblemCode::BadRequest, e.body_text()))
 }
 
@@ -57,6 +58,11 @@ pub async fn serve_socket(
         .route("/v1/clusters/{cluster}/unpin", post(unpin))
         .route("/v1/clusters/{cluster}/pause", post(pause))
         .route("/v1/clusters/{cluster}/resume", post(resume))
+        .route("/v1/clusters/{cluster}/switchover", post(operations::switchover))
+        .route("/v1/clusters/{cluster}/failover", post(operations::failover))
+        .route("/v1/clusters/{cluster}/drill", post(operations::drill))
+        .route("/v1/clusters/{cluster}/rejoin", post(operations::rejoin))
+        .route("/v1/clusters/{cluster}/clear", post(operations::clear))
         .route("/v1/events", get(events))
         .route("/v1/flows", get(flows))
         .route("/v1/reload", post(reload))
@@ -195,15 +201,19 @@ async fn reload(State(agent): Shared, ConnectInfo(peer): ConnectInfo<Peer>) -> A
     })
 }
 
-async fn ask(
+pub(super) async fn ask(
     agent: &Agent,
     cluster: &ClusterName,
     request: impl FnOnce(oneshot::Sender<Result<String, Problem>>) -> driver::Request,
 ) -> Answer<Done> {
-    let gone = || problem(ProblemCode::Failed, format!("cluster {cluster} has just been removed"));
     let (reply, answer) = oneshot::channel();
-    agent.requests(cluster).ok_or_else(gone)?.send(request(reply)).await.map_err(|_| gone())?;
-    Ok(Json(Done::new(answer.await.map_err(|_| gone())??)))
+    let requests = agent.requests(cluster).ok_or_else(|| gone(cluster))?;
+    requests.send(request(reply)).await.map_err(|_| gone(cluster))?;
+    Ok(Json(Done::new(answer.await.map_err(|_| gone(cluster))??)))
+}
+
+pub(super) fn gone(cluster: &ClusterName) -> Problem {
+    problem(ProblemCode::Failed, format!("cluster {cluster} has just been removed"))
 }
 
 pub(super) fn find(agent: &Agent, cluster: &str) -> Result<(ClusterName, ClusterConfig), Problem> {
@@ -212,7 +222,7 @@ pub(super) fn find(agent: &Agent, cluster: &str) -> Result<(ClusterName, Cluster
     Ok((name, config))
 }
 
-fn unknown_cluster(agent: &Agent, cluster: &str) -> Problem {
+pub(super) fn unknown_cluster(agent: &Agent, cluster: &str) -> Problem {
     let known: Vec<_> = agent.cluster_names().iter().map(ToString::to_string).collect();
     let hint = nearest(cluster, &known)
         .map_or_else(|| "`shunt list` shows the clusters".to_owned(), |near| format!("did you mean `{near}`?"));
@@ -220,7 +230,7 @@ fn unknown_cluster(agent: &Agent, cluster: &str) -> Problem {
 }
 
 /// A server by its name or address, with or without the port.
-fn find_server(config: &ClusterConfig, wanted: &str) -> Result<SocketAddr, Problem> {
+pub(super) fn find_server(config: &ClusterConfig, wanted: &str) -> Result<SocketAddr, Problem> {
     let ip = wanted.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
     let matches = |s: &&shunt_core::config::ServerConfig| {
         s.label == wanted
@@ -233,12 +243,22 @@ fn find_server(config: &ClusterConfig, wanted: &str) -> Result<SocketAddr, Probl
         [one] => Ok(one.address),
         [] => {
             let names: Vec<_> = config.servers.iter().map(|s| s.label.clone()).collect();
-            let hint = Some(format!("its servers: {}", names.join(", ")));
+            let all = format!("its servers: {}", names.join(", "));
+            let hint = Some(meant(wanted, &names).map_or(all.clone(), |near| format!("did you mean `{near}`? {all}")));
             let error = format!("cluster {} has no server `{wanted}`", config.name);
             Err(Problem { hint, ..problem(ProblemCode::NotFound, error) })
         }
         _ => Err(problem(ProblemCode::BadRequest, format!("`{wanted}` is more than one server: give the port too"))),
     }
+}
+
+/// The one server that is likely to be meant, if its name says more than an address: addresses all look alike.
+fn meant<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
+    let hosts: Vec<_> =
+        names.iter().map(|name| name.rsplit_once(':').map_or(name.as_str(), |(host, _)| host)).collect();
+    let named: Vec<_> = hosts.iter().filter(|host| host.parse::<IpAddr>().is_err()).map(ToString::to_string).collect();
+    let near = nearest(wanted.rsplit_once(':').map_or(wanted, |(host, _)| host), &named)?;
+    names.iter().zip(hosts).find(|(_, host)| host == near).map(|(name, _)| name.as_str())
 }
 
 fn find_listener(config: &ClusterConfig, wanted: &str) -> Result<SocketAddr, Problem> {
@@ -269,7 +289,7 @@ impl IntoResponse for Problem {
             ProblemCode::BadRequest => StatusCode::BAD_REQUEST,
             ProblemCode::NotAllowed => StatusCode::FORBIDDEN,
             ProblemCode::NotFound => StatusCode::NOT_FOUND,
-            ProblemCode::NeedsConfirmation => StatusCode::CONFLICT,
+            ProblemCode::NeedsConfirmation | ProblemCode::RefusedByRule => StatusCode::CONFLICT,
             ProblemCode::BadConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemCode::Busy => StatusCode::SERVICE_UNAVAILABLE,
             ProblemCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,6 +5,7 @@ mod capabilities;
 mod conntrack;
 mod forwarding;
 mod grants;
+mod hooks;
 mod listeners;
 mod nftables;
 mod rp_filter;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use shunt_core::config::ClusterConfig;
 
 pub use forwarding::fix as fix_forwarding;
+pub use hooks::check as hooks;
 pub use servers::{Login, servers};
 
 /// What one check found.

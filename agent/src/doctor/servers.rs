@@ -43,6 +43,7 @@ async fn server(login: &Login) -> Vec<Finding> {
         password: login.credentials.password.clone(),
         interval: login.timeout,
         timeout: login.timeout,
+        promotes: false,
     };
     let mut conn = match probe::connect(spec).await {
         Ok(conn) => conn,

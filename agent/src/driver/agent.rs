@@ -21,11 +21,14 @@ use super::flows::Readers;
 use super::host::{self, Sight};
 use super::journal::Journal;
 use super::lease::{self, Leases, Renewals};
+use super::operate::remember_operations;
+use super::tasks::{Logins, Tools};
 use super::usage::{self, Watched};
 use super::worker::Worker;
 use super::{severed, watch};
 use crate::clock::Clock;
-use crate::config::{self, AgentConfig, Credentials, Loaded};
+use crate::config::{self, AgentConfig, Loaded};
+use crate::hooks::Hooks;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Counters;
 
@@ -123,6 +126,10 @@ impl Agent {
 
         let mut store = Store::open(&paths.state)?;
         let mut remembered = remember(&mut store, clock)?;
+        for config in &loaded.clusters {
+            let memory = remembered.entry(config.name.clone()).or_default();
+            remember_operations(&store, clock, config, memory)?;
+        }
         let mut datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
         // First of all: leases may have run for long, and one that has run out must not be taken for an open listener.
         let lapsed = datapath.renew()?;
@@ -134,7 +141,12 @@ impl Agent {
         let journal = Journal::start(store, clock)?;
 
         let renewals = Renewals::new();
-        let shared = Shared { clock, journal, datapath, counters: Counters::default(), renewals };
+        let (failures, salvage) = (journal.clone(), paths.state.join("salvage"));
+        let hooks = Hooks::start(settings.hooks.clone(), move |failed| {
+            failures.record(ClusterName::new(&failed.notice.cluster).ok().as_ref(), failed.entry());
+        });
+        let tools = Tools { datapath: datapath.clone(), meter: meter.clone(), hooks, salvage };
+        let shared = Shared { clock, journal, datapath, counters: Counters::default(), renewals, tools };
         let agent = Arc::new(Self {
             paths,
             shared,
@@ -312,9 +324,11 @@ impl Agent {
     }
 
     /// Whom to log in as. The loader refuses a cluster whose credentials are not defined, so there is always somebody.
-    pub(super) fn login(&self, loaded: &Loaded, config: &ClusterConfig) -> Option<Credentials> {
+    pub(super) fn login(&self, loaded: &Loaded, config: &ClusterConfig) -> Option<Logins> {
         let settings = loaded.agent.as_ref().unwrap_or(&self.settings);
-        settings.credentials.get(&config.credentials).cloned()
+        let agent = settings.credentials.get(&config.credentials).cloned()?;
+        let replication = settings.credentials.get(&config.promoting.replication_credentials).cloned();
+        Some(Logins { replication: replication.unwrap_or_else(|| agent.clone()), agent })
     }
 
     /// Turns what the loader complained about into alarms.
@@ -335,10 +349,6 @@ impl Agent {
                 "clusters.d cannot be read; every listener stays as the kernel has it: see `shunt config check`";
             alarms.push((None, Alarm { kind: AlarmKind::ConfigBroken, message: message.to_owned() }));
         }
-        alarms.extend(loaded.not_in_force.iter().map(|setting| {
-            let message = format!("{} has no effect in this version: {}", setting.setting, setting.instead);
-            (setting.cluster.clone(), Alarm { kind: AlarmKind::NotInForce, message })
-        }));
         *write(&self.config_alarms) = alarms;
     }
 

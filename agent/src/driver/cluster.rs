@@ -5,17 +5,19 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace, Plan, Stage};
-use shunt_core::config::ClusterConfig;
+use shunt_core::config::{ClusterConfig, FailoverMode};
 use shunt_core::datapath::{Change, Datapath};
 use shunt_core::observation::Observation;
+use shunt_core::operation::{Intent, OpId};
 use shunt_core::{ClusterName, Epoch, Mono};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::journal::Journal;
 use super::lease::Renewals;
+use super::operate::Owed;
+use super::tasks::{Logins, Outcome, Tasks, Tools};
 use super::worker::Worker;
 use crate::clock::Clock;
-use crate::config::Credentials;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
 use crate::probe::{self, Cadence, ProbeHandle, ProbeSpec};
 use crate::store;
@@ -32,6 +34,7 @@ pub struct Shared {
     pub datapath: Worker<Box<dyn Datapath>>,
     pub counters: Counters,
     pub renewals: Renewals,
+    pub tools: Tools,
 }
 
 /// The way to a cluster's task. Dropping it ends the task and its probes; the kernel keeps what it holds.
@@ -39,7 +42,7 @@ pub struct ClusterHandle {
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<ClusterStatus>,
     pub config: ClusterConfig,
-    pub login: Credentials,
+    pub login: Logins,
 }
 
 /// What an operator, or a reload, asks of a cluster.
@@ -66,9 +69,26 @@ pub enum Request {
         by: String,
         reply: Reply,
     },
+    /// A failover or a switchover, or a dry run of one. Answered as soon as it has begun.
+    Operate {
+        intent: Intent,
+        reply: oneshot::Sender<Result<OpId, Problem>>,
+    },
+    /// A server that was cast out is to be compared anew.
+    Rejoin {
+        server: SocketAddr,
+        by: String,
+        reply: Reply,
+    },
+    /// The mark is to be taken from a server that was cast out.
+    Clear {
+        server: SocketAddr,
+        by: String,
+        reply: Reply,
+    },
     Reconfigure {
         config: Box<ClusterConfig>,
-        login: Credentials,
+        login: Logins,
         reply: oneshot::Sender<()>,
     },
     /// The kernel has stopped these listeners.
@@ -98,11 +118,11 @@ enum Undone {
     Lapsed(Vec<SocketAddr>),
 }
 
-struct ClusterTask {
-    name: ClusterName,
-    machine: Cluster,
-    shared: Shared,
-    login: Credentials,
+pub(super) struct ClusterTask {
+    pub(super) name: ClusterName,
+    pub(super) machine: Cluster,
+    pub(super) shared: Shared,
+    login: Logins,
     requests: mpsc::Receiver<Request>,
     observations: mpsc::Receiver<Observation>,
     observer: mpsc::Sender<Observation>,
@@ -111,13 +131,16 @@ struct ClusterTask {
     status: watch::Sender<ClusterStatus>,
     /// The epoch that the store has.
     written: Epoch,
+    pub(super) tasks: Tasks,
+    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    pub(super) owed: Owed,
 }
 
 impl ClusterHandle {
     /// Starts the task. It returns when the cluster's first plan has been carried out, or has failed.
     pub async fn start(
         config: ClusterConfig,
-        login: Credentials,
+        login: Logins,
         remembered: shunt_core::cluster::Remembered,
         shared: Shared,
     ) -> Self {
@@ -128,6 +151,7 @@ impl ClusterHandle {
         let kept_login = login.clone();
         let (machine, actions) = Cluster::new(config.clone(), remembered, now);
         let (status, watched) = watch::channel(machine.status(now));
+        let (tasks, outcomes) = Tasks::new(config.name.clone(), login.clone(), shared.tools.clone());
         let mut task = ClusterTask {
             name: config.name.clone(),
             machine,
@@ -140,6 +164,9 @@ impl ClusterHandle {
             probes: BTreeMap::new(),
             status,
             written,
+            tasks,
+            outcomes,
+            owed: Owed::default(),
         };
         task.carry_out(actions).await;
         task.set_probes();
@@ -178,6 +205,7 @@ impl ClusterTask {
                     None => return,
                 },
                 Some(seen) = self.observations.recv() => self.handle(Event::Observed(seen)).into(),
+                Some((order, result)) = self.outcomes.recv() => self.handle(Event::TaskDone { order, result }).into(),
                 () = sleep => self.handle(Event::Deadline).into(),
             };
             if !actions.is_empty() {
@@ -200,11 +228,11 @@ impl ClusterTask {
         answer.map(|done| format!("{done}, but it is not in force yet: {trouble}"))
     }
 
-    fn handle(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn handle(&mut self, event: Event) -> Vec<Action> {
         self.machine.handle(event, self.now())
     }
 
-    fn now(&self) -> Mono {
+    pub(super) fn now(&self) -> Mono {
         self.shared.clock.now()
     }
 
@@ -222,10 +250,27 @@ impl ClusterTask {
                         Pace::Normal => Cadence::Normal,
                         Pace::Urgent => Cadence::Urgent,
                     });
+                    self.warm_up(pace);
                 }
                 Action::Record(entry) => self.shared.journal.record(Some(&self.name), entry),
-                _ => {}
+                Action::Begin { operation, orders } => {
+                    let outcome = self.begin(operation, orders).await;
+                    actions.extend(self.handle(outcome));
+                }
+                Action::Start(orders) => self.start(orders),
+                Action::Forget(orders) => self.tasks.forget(&orders),
+                Action::End { operation, ending } => self.end(operation, ending).await,
+                Action::KeepOutcasts(outcasts) => self.keep_outcasts(outcasts).await,
+                Action::Notify(notice) => self.shared.tools.hooks.tell(notice),
             }
+        }
+    }
+
+    /// In trouble, what may have to be done next must not wait for a login.
+    fn warm_up(&self, pace: Pace) {
+        let config = self.machine.config();
+        if pace == Pace::Urgent && config.failover == FailoverMode::Promote {
+            self.tasks.warm(config.servers.iter().map(|s| s.address).collect(), config.probe.timeout * 2);
         }
     }
 
@@ -302,6 +347,9 @@ impl ClusterTask {
     async fn serve(&mut self, request: Request) -> Served {
         match request {
             Request::Pin { server, listener, confirmed, by, reply } => {
+                if let Some(busy) = self.busy() {
+                    return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
+                }
                 let doubts = self.machine.pin_doubts(server);
                 if !confirmed && !doubts.is_empty() {
                     let doubt = Problem {
@@ -353,12 +401,29 @@ impl ClusterTask {
                 self.answer(saved.map(|_| ()), what, reply, Event::Resume)
             }
             Request::Reconfigure { config, login, reply } => {
+                self.tasks.log_in_as(login.clone());
                 self.login = login;
                 let actions = self.machine.reconfigure(*config, self.now());
                 self.probes.clear();
                 self.set_probes();
                 self.forget_lost_pins().await;
                 Served { actions, answer: None, done: Some(reply) }
+            }
+            Request::Operate { intent, reply } => {
+                let (actions, begun) = self.operate(intent);
+                // Whoever asked may have gone.
+                let _ = reply.send(begun);
+                actions.into()
+            }
+            Request::Rejoin { server, by, reply } => {
+                let done = format!("{server} is compared with the primary of {}, asked for by {by}", self.name);
+                let actions = self.handle(Event::Rejoin { server, by });
+                Served { actions, answer: Some((reply, Ok(done))), done: None }
+            }
+            Request::Clear { server, by, reply } => {
+                let done = format!("{server} of {} is cast out no more, cleared by {by}", self.name);
+                let actions = self.handle(Event::Clear { server, by });
+                Served { actions, answer: Some((reply, Ok(done))), done: None }
             }
             Request::LeaseLapsed(listeners) => self.handle(Event::LeaseLapsed { listeners }).into(),
             Request::Status(reply) => {
@@ -420,10 +485,11 @@ impl ClusterTask {
             .map(|server| {
                 let spec = ProbeSpec {
                     server: server.address,
-                    user: self.login.user.clone(),
-                    password: self.login.password.clone(),
+                    user: self.login.agent.user.clone(),
+                    password: self.login.agent.password.clone(),
                     interval: config.probe.interval,
                     timeout: config.probe.timeout,
+                    promotes: config.failover == FailoverMode::Promote,
                 };
                 let cadence = self.cadence.subscribe();
                 (server.address, probe::spawn(spec, cadence, self.observer.clone(), self.shared.clock))

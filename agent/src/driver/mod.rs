@@ -3,13 +3,16 @@
 
 mod agent;
 mod cluster;
+mod crash;
 mod departed;
 mod flows;
 mod host;
 mod journal;
 mod lease;
+mod operate;
 mod reload;
 mod severed;
+mod tasks;
 mod usage;
 mod watch;
 mod worker;

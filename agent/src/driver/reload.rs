@@ -95,6 +95,9 @@ impl Agent {
     async fn take(&self, loaded: Loaded) -> ReloadAnswer {
         // Before the first lease is in the kernel, and until the last is gone.
         self.keep_leases(loaded.agent.as_ref().and_then(|agent| agent.lease));
+        if let Some(agent) = &loaded.agent {
+            self.shared.tools.hooks.configure(agent.hooks.clone());
+        }
         let before: BTreeMap<ClusterName, ClusterConfig> =
             read(&self.clusters).iter().map(|(name, handle)| (name.clone(), handle.config.clone())).collect();
         let wanted: BTreeSet<_> = loaded.clusters.iter().map(|c| c.name.clone()).collect();
@@ -174,9 +177,14 @@ impl Agent {
         let Some(login) = self.login(loaded, &config) else { return false };
         let name = config.name.clone();
         let clock = self.shared.clock;
-        let memory = self.shared.journal.with(move |store| super::agent::remember(store, clock)).await;
-        let mut memory = match memory {
-            Ok(mut all) => all.remove(&name).unwrap_or_default(),
+        let cluster = config.clone();
+        let memory = self.shared.journal.with(move |store| {
+            let mut memory = super::agent::remember(store, clock)?.remove(&cluster.name).unwrap_or_default();
+            super::operate::remember_operations(store, clock, &cluster, &mut memory)?;
+            Ok(memory)
+        });
+        let mut memory = match memory.await {
+            Ok(memory) => memory,
             Err(error) => {
                 // Without its epoch a cluster could go back in time, so it does not start.
                 self.record("refused", format!("cluster {name} does not start: {}", super::error_chain(&error)));

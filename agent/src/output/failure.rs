@@ -74,7 +74,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(problem) => {
                 let exit = match problem.code {
                     ProblemCode::BadRequest | ProblemCode::NotFound | ProblemCode::BadConfiguration => Exit::Usage,
-                    ProblemCode::NeedsConfirmation => Exit::Refused,
+                    ProblemCode::NeedsConfirmation | ProblemCode::RefusedByRule => Exit::Refused,
                     ProblemCode::NotAllowed | ProblemCode::Busy | ProblemCode::Failed => Exit::Failed,
                 };
                 Self { error: problem.error, hint: problem.hint, details: problem.details, exit }

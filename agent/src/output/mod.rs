@@ -2,12 +2,14 @@
 #![expect(clippy::print_stderr, reason = "printing is what this module is for")]
 
 mod failure;
+mod progress;
 mod stream;
 mod table;
 
 use std::io::{IsTerminal, Write};
 
 pub use failure::Failure;
+pub use progress::Progress;
 pub use stream::Stream;
 pub use table::{Table, Tone};
 
@@ -62,9 +64,14 @@ pub fn stderr_has_colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Whether there is somebody to ask.
+pub fn can_ask() -> bool {
+    std::io::stdin().is_terminal()
+}
+
 /// Asks a question on the terminal; no terminal means no.
 pub fn confirm(question: &str) -> bool {
-    if !std::io::stdin().is_terminal() {
+    if !can_ask() {
         return false;
     }
     eprint!("{question} [y/N] ");

@@ -11,6 +11,9 @@ pub type Rows = Vec<Row>;
 
 /// Named columns of a row.
 pub trait Columns {
+    /// Whether there is such a column, NULL or not.
+    fn has(&self, name: &str) -> bool;
+
     /// The column's bytes; `None`: there is no such column, or it is NULL.
     fn bytes(&self, names: &[&str]) -> Option<&[u8]>;
 
@@ -37,6 +40,10 @@ pub trait Columns {
 }
 
 impl Columns for Row {
+    fn has(&self, name: &str) -> bool {
+        self.columns_ref().iter().any(|c| c.name_ref().eq_ignore_ascii_case(name.as_bytes()))
+    }
+
     fn bytes(&self, names: &[&str]) -> Option<&[u8]> {
         let wanted = |name: &[u8]| names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(name));
         let index = self.columns_ref().iter().position(|c| wanted(c.name_ref()))?;

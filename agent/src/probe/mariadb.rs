@@ -2,13 +2,13 @@
 //! STATUS itself.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::observation::{Channel, Flavour, Identity, PromoterLock, SemiSync, ServerState};
+use shunt_core::observation::{Channel, Flavour, Identity, ServerState};
 
-use super::answer::{Columns, Rows, name_values, without_blanks};
+use super::answer::{Columns, Rows, without_blanks};
 use super::mysql::{io_thread, last_error};
+use super::{promoter, semi_sync};
 
 pub const GRANTS: &[&str] = &["GRANT REPLICA MONITOR ON *.* TO shunt@'%'"];
 
@@ -17,28 +17,26 @@ pub const STATUS: &str = "SHOW ALL SLAVES STATUS";
 const SERVER: &str = "SELECT @@global.server_id AS server_id, @@global.read_only AS read_only, \
      @@global.gtid_current_pos AS gtid";
 
-const SEMI_SYNC: &str = ", @@global.rpl_semi_sync_master_enabled AS semi_source, \
-     @@global.rpl_semi_sync_slave_enabled AS semi_replica";
-
-const SEMI_SYNC_STATUS: &str = ";SHOW GLOBAL STATUS WHERE Variable_name IN \
-     ('Rpl_semi_sync_master_status','Rpl_semi_sync_master_clients')";
-
 /// What this server has.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
     pub identity: Identity,
-    pub semi_sync: bool,
+    semi_sync: Option<semi_sync::Names>,
+    /// Whether every round tries to hold the promoter's lock.
+    promotes: bool,
 }
 
 impl Capabilities {
-    pub fn new(identity: Identity, variables: &BTreeMap<String, String>) -> Self {
-        Self { identity, semi_sync: variables.contains_key("rpl_semi_sync_master_enabled") }
+    pub fn new(identity: Identity, variables: &BTreeMap<String, String>, promotes: bool) -> Self {
+        Self { identity, semi_sync: semi_sync::Names::find(Flavour::Mariadb, variables), promotes }
     }
 
     /// The tick's text, as one query of several statements.
     pub fn tick(&self) -> String {
-        let (columns, status) = if self.semi_sync { (SEMI_SYNC, SEMI_SYNC_STATUS) } else { ("", "") };
-        format!("{SERVER}{columns};{STATUS}{status}")
+        let columns = self.semi_sync.map(semi_sync::Names::columns).unwrap_or_default();
+        let promoter = if self.promotes { promoter::COLUMN } else { "" };
+        let status = self.semi_sync.map(|names| format!(";{}", names.status())).unwrap_or_default();
+        format!("{SERVER}{columns}{promoter};{STATUS}{status}")
     }
 
     /// Reads the answer to [`Self::tick`]. `None`: it is not the answer to it.
@@ -46,7 +44,10 @@ impl Capabilities {
         let mut sets = answer.iter();
         let server = sets.next()?.first()?;
         let channels = sets.next()?;
-        let semi_sync = if self.semi_sync { Some(semi_sync(server, sets.next()?)) } else { None };
+        let semi_sync = match self.semi_sync {
+            Some(names) => Some(names.read(server, sets.next()?)),
+            None => None,
+        };
         Some(ServerState {
             identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
             read_only: is_read_only(server.bytes(&["read_only"])?),
@@ -55,7 +56,7 @@ impl Capabilities {
             channels: channels.iter().map(channel).collect(),
             group: None,
             semi_sync,
-            promoter: PromoterLock::NotAsked,
+            promoter: promoter::read(server),
         })
     }
 }
@@ -83,21 +84,6 @@ fn channel(row: &Row) -> Channel {
         ),
         heartbeat_period: row.seconds(&["Slave_heartbeat_period"]).filter(|p| !p.is_zero()),
         last_error: last_error(row),
-    }
-}
-
-fn semi_sync(server: &Row, status: &Rows) -> SemiSync {
-    let status = name_values(status);
-    let find = |name: &str| status.get(name).map_or("", String::as_str);
-    SemiSync {
-        source_enabled: server.is_on(&["semi_source"]),
-        source_active: find("rpl_semi_sync_master_status") == "ON",
-        replica_enabled: server.is_on(&["semi_replica"]),
-        clients: find("rpl_semi_sync_master_clients").parse().unwrap_or(0),
-        wait_count: 1,
-        after_sync: true,
-        timeout: Duration::ZERO,
-        waiting: 0,
     }
 }
 

@@ -2,14 +2,17 @@
 //! tick, and turns every answer, refusal or silence into an `Observation`. It decides nothing.
 //!
 //! A tick's way: [`task`] paces, [`session`] connects and asks, [`mysql`] and [`mariadb`] have the words and read the
-//! answers, [`classify`] names what failed, [`socket`] notices a connection that breaks between ticks.
+//! answers, with [`semi_sync`] and [`promoter`] for what both say alike, [`classify`] names what failed, [`socket`] notices
+//! a connection that breaks between ticks.
 
-mod answer;
-mod classify;
+pub(crate) mod answer;
+pub(crate) mod classify;
 mod mariadb;
-mod mysql;
-mod session;
-mod socket;
+pub(crate) mod mysql;
+mod promoter;
+mod semi_sync;
+pub(crate) mod session;
+pub(crate) mod socket;
 mod task;
 
 use std::net::SocketAddr;
@@ -32,6 +35,8 @@ pub struct ProbeSpec {
     pub interval: Duration,
     /// For a connection with its login, and for a round.
     pub timeout: Duration,
+    /// Whether the agent may promote here: then its connection holds the server's lock for that, as far as it is free.
+    pub promotes: bool,
 }
 
 /// How urgently somebody wants to know. A change takes effect at once.

@@ -6,11 +6,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::observation::{
-    Channel, Flavour, GroupMember, GroupView, Identity, IoThread, PromoterLock, SemiSync, ServerState,
-};
+use shunt_core::observation::{Channel, Flavour, GroupMember, GroupView, Identity, IoThread, ServerState};
 
-use super::answer::{Columns, Rows, name_values, says_yes, without_blanks};
+use super::answer::{Columns, Rows, says_yes, without_blanks};
+use super::{promoter, semi_sync};
 
 pub const GRANTS: &[&str] =
     &["GRANT REPLICATION CLIENT ON *.* TO shunt@'%'", "GRANT SELECT ON performance_schema.* TO shunt@'%'"];
@@ -42,9 +41,9 @@ pub struct Capabilities {
     /// Whether [`CHANNELS`] can be read; without it every round asks for the whole status, and heartbeats stay unknown.
     pub narrow: bool,
     pub group: bool,
-    /// Prefixes of the semi-sync variables: `source` and `replica`, or `master` and `slave`.
-    pub semi_sync_source: Option<&'static str>,
-    pub semi_sync_replica: Option<&'static str>,
+    semi_sync: Option<semi_sync::Names>,
+    /// Whether every round tries to hold the promoter's lock.
+    promotes: bool,
     /// By channel, what only the whole status has, as last asked for.
     wide: BTreeMap<String, Wide>,
     /// Rounds since.
@@ -53,17 +52,14 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// From the server's global variables; what can only be found out by trying is filled in by the caller.
-    pub fn new(identity: Identity, variables: &BTreeMap<String, String>) -> Self {
-        let first = |names: [&'static str; 2]| {
-            names.into_iter().find(|name| variables.contains_key(&format!("rpl_semi_sync_{name}_enabled")))
-        };
+    pub fn new(identity: Identity, variables: &BTreeMap<String, String>, promotes: bool) -> Self {
         Self {
             identity,
             status_form: STATUS_FORMS[0],
             narrow: false,
             group: variables.get("group_replication_group_name").is_some_and(|name| !name.is_empty()),
-            semi_sync_source: first(["source", "master"]),
-            semi_sync_replica: first(["replica", "slave"]),
+            semi_sync: semi_sync::Names::find(Flavour::Mysql, variables),
+            promotes,
             wide: BTreeMap::new(),
             since_wide: WIDE_EVERY,
         }
@@ -79,10 +75,11 @@ impl Capabilities {
         let mut sql = "SELECT @@global.server_id AS server_id, @@global.read_only AS read_only, \
              @@global.super_read_only AS super_read_only, @@global.gtid_executed AS gtid"
             .to_owned();
-        for (alias, name) in [("semi_source", self.semi_sync_source), ("semi_replica", self.semi_sync_replica)] {
-            if let Some(name) = name {
-                let _ = write!(sql, ", @@global.rpl_semi_sync_{name}_enabled AS {alias}");
-            }
+        if let Some(names) = self.semi_sync {
+            sql += &names.columns();
+        }
+        if self.promotes {
+            sql += promoter::COLUMN;
         }
         if self.narrow {
             // One statement, a row a channel and at least one: a server sends every statement's answer on its own, and each
@@ -95,12 +92,8 @@ impl Capabilities {
         if self.group {
             let _ = write!(sql, ";{MEMBERS}");
         }
-        if let Some(name) = self.semi_sync_source {
-            let _ = write!(
-                sql,
-                ";SHOW GLOBAL STATUS WHERE Variable_name IN \
-                 ('Rpl_semi_sync_{name}_status','Rpl_semi_sync_{name}_clients')"
-            );
+        if let Some(names) = self.semi_sync {
+            let _ = write!(sql, ";{}", names.status());
         }
         sql
     }
@@ -112,7 +105,10 @@ impl Capabilities {
         let server = rows.first()?;
         let status = if wide { Some(sets.next()?) } else { None };
         let members = if self.group { Some(sets.next()?) } else { None };
-        let semi = if self.semi_sync_source.is_some() { Some(sets.next()?) } else { None };
+        let semi_sync = match self.semi_sync {
+            Some(names) => Some(names.read(server, sets.next()?)),
+            None => None,
+        };
         let channels = match status {
             status if self.narrow => self.narrow_channels(rows, status),
             Some(rows) => rows.iter().filter(|row| is_replication(row)).map(wide_channel).collect(),
@@ -126,8 +122,8 @@ impl Capabilities {
             gtid_executed: without_blanks(&server.text(&["gtid"])),
             channels,
             group: members.and_then(|rows| group(rows)),
-            semi_sync: semi_sync(server, semi, self.semi_sync_replica.is_some()),
-            promoter: PromoterLock::NotAsked,
+            semi_sync,
+            promoter: promoter::read(server),
         })
     }
 
@@ -267,24 +263,6 @@ fn group(rows: &[Row]) -> Option<GroupView> {
         .filter(|member| !member.uuid.is_empty())
         .collect();
     (!members.is_empty()).then_some(GroupView { members })
-}
-
-fn semi_sync(server: &Row, status: Option<&Rows>, replica_installed: bool) -> Option<SemiSync> {
-    if status.is_none() && !replica_installed {
-        return None;
-    }
-    let status = status.map(|rows| name_values(rows)).unwrap_or_default();
-    let find = |end: &str| status.iter().find(|(name, _)| name.ends_with(end)).map_or("", |(_, value)| value.as_str());
-    Some(SemiSync {
-        source_enabled: server.is_on(&["semi_source"]),
-        source_active: find("_status") == "ON",
-        replica_enabled: server.is_on(&["semi_replica"]),
-        clients: find("_clients").parse().unwrap_or(0),
-        wait_count: 1,
-        after_sync: true,
-        timeout: Duration::ZERO,
-        waiting: 0,
-    })
 }
 
 /// Whether the variables are MySQL's.

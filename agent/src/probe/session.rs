@@ -1,6 +1,7 @@
 //! A connection to a server and what can be asked on it. Every call has a deadline of its own: the client library has
 //! none, and a connection on which one has passed is thrown away and never waited for.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::time::timeout;
 use super::answer::{Rows, name_values};
 use super::classify::{kind, of_io, words};
 use super::socket::{Mark, News, Socket};
-use super::{ProbeSpec, mariadb, mysql};
+use super::{ProbeSpec, mariadb, mysql, promoter};
+use crate::config::Password;
 
 /// The variables that tell the flavours and capabilities apart.
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'gtid_domain_id', \
@@ -92,11 +94,11 @@ async fn open(spec: &ProbeSpec, mark: Mark, plain: &mut bool) -> Result<Session,
         kind: kind(error),
         detail: format!("cannot log in as {} at {}: {}", spec.user, spec.server, words(error)),
     };
-    let mut conn = match Conn::new(options(spec, mark, *plain)).await {
+    let mut conn = match Conn::new(options(spec.server, &spec.user, &spec.password, mark, *plain)).await {
         Err(Error::Driver(DriverError::NoClientSslFlagFromServer)) => {
             // Remembered whatever comes of it: the greeting that was just wasted counts towards max_connect_errors.
             *plain = true;
-            Conn::new(options(spec, mark, true)).await
+            Conn::new(options(spec.server, &spec.user, &spec.password, mark, true)).await
         }
         done => done,
     }
@@ -111,7 +113,8 @@ async fn open(spec: &ProbeSpec, mark: Mark, plain: &mut bool) -> Result<Session,
     Ok(Session { conn, socket, capabilities, texts })
 }
 
-fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
+/// How every connection of the agent to a server is made.
+pub fn options(server: SocketAddr, user: &str, password: &Password, mark: Mark, plain: bool) -> Opts {
     // One for all: the TLS configuration in it is made at the first use and shared from then on.
     static TLS: OnceLock<Opts> = OnceLock::new();
     let tls = || {
@@ -119,11 +122,11 @@ fn options(spec: &ProbeSpec, mark: Mark, plain: bool) -> Opts {
         Opts::from(OptsBuilder::default().ssl_opts(ssl))
     };
     let base = if plain { OptsBuilder::default() } else { OptsBuilder::from_opts(TLS.get_or_init(tls).clone()) };
-    base.ip_or_hostname(spec.server.ip().to_string())
-        .resolved_ips(Some(vec![spec.server.ip()]))
-        .tcp_port(spec.server.port())
-        .user(Some(&spec.user))
-        .pass(Some(spec.password.reveal()))
+    base.ip_or_hostname(server.ip().to_string())
+        .resolved_ips(Some(vec![server.ip()]))
+        .tcp_port(server.port())
+        .user(Some(user))
+        .pass(Some(password.reveal()))
         .prefer_socket(false)
         .tcp_keepalive(Some(mark.keepalive()))
         // Told, so that it need not be asked.
@@ -205,16 +208,17 @@ async fn ask_capabilities(conn: &mut Conn, spec: &ProbeSpec) -> Result<Capabilit
         kind: kind(error),
         detail: format!("asking {} what it has: {}{}", spec.server, words(error), hint(error, flavour)),
     };
-    let rows = run(conn, VARIABLES).await.map_err(|e| failed(&e, Flavour::Mysql))?;
+    let asked = if spec.promotes { format!("{VARIABLES};{}", promoter::expiry(spec)) } else { VARIABLES.to_owned() };
+    let rows = run(conn, &asked).await.map_err(|e| failed(&e, Flavour::Mysql))?;
     let variables = name_values(rows.first().map_or(&[], Vec::as_slice));
     if let Some(identity) = mariadb::identity(&variables) {
-        return Ok(Capabilities::Mariadb(mariadb::Capabilities::new(identity, &variables)));
+        return Ok(Capabilities::Mariadb(mariadb::Capabilities::new(identity, &variables, spec.promotes)));
     }
     let Some(identity) = mysql::identity(&variables) else {
         let detail = format!("{} speaks MySQL and is neither MySQL nor MariaDB", spec.server);
         return Err(Failure { kind: FailureKind::NotMysql, detail });
     };
-    let mut found = mysql::Capabilities::new(identity, &variables);
+    let mut found = mysql::Capabilities::new(identity, &variables, spec.promotes);
     for form in mysql::STATUS_FORMS {
         found.status_form = form;
         match run(conn, form).await {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, Shutdown, SockaddrStorage, sockopt};
+use nix::sys::socket::{self, MsgFlags, Shutdown, SockaddrStorage, sockopt};
 use tokio::net::TcpStream;
 
 /// A mark of one connection of this process, worn as its keepalive time. Connections are never idle for that long.
@@ -64,6 +64,12 @@ impl Socket {
             Ok(_) => News::Spoke,
             Err(error) => News::Broken(error),
         }
+    }
+
+    /// Whether something has happened already. Call it only while no answer is outstanding.
+    pub fn has_news(&self) -> bool {
+        let peeked = socket::recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        peeked != Err(Errno::EAGAIN)
     }
 
     /// Ends the connection for every handle on it: whoever still reads from it gets an end of file.

@@ -16,6 +16,11 @@ use crate::clock::Clock;
 /// The pace while evidence is being gathered, and the least time between two attempts to connect.
 const URGENT: Duration = Duration::from_millis(50);
 
+/// When it turns urgent, whoever is connected is asked at once and then this often for a short while: a replica notices the
+/// end of its source some milliseconds after we did, and the next 50 ms would be waited for in vain.
+const BURST_EVERY: Duration = Duration::from_millis(10);
+const BURST: Duration = Duration::from_millis(100);
+
 /// A server that is frozen takes connections all the same, and when it goes on it counts each that we gave up towards
 /// `max_connect_errors`; behind NAT reaching that blocks every client. So many attempts are evidence enough, after them
 /// there is one every so often.
@@ -31,6 +36,15 @@ struct Probe {
     observations: mpsc::Sender<Observation>,
     clock: Clock,
     phase: Duration,
+    /// Since when it is urgent, as far as this probe has taken notice.
+    urgent_since: Option<Mono>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tick {
+    Connect,
+    Ask,
 }
 
 pub async fn run(
@@ -41,12 +55,12 @@ pub async fn run(
 ) {
     let phase = phase(spec.server, spec.interval);
     let login = Login::new(spec.clone());
-    let Err(Gone) = (Probe { spec, cadence, observations, clock, phase }).observe(login).await;
+    let Err(Gone) = (Probe { spec, cadence, observations, clock, phase, urgent_since: None }).observe(login).await;
 }
 
 impl Probe {
     async fn observe(&mut self, mut login: Login) -> Result<std::convert::Infallible, Gone> {
-        self.next_tick().await?;
+        self.next(Tick::Connect).await?;
         let mut silent = 0;
         loop {
             let started = self.clock.now();
@@ -57,17 +71,17 @@ impl Probe {
                     if silent >= PATIENT_AFTER {
                         sleep(PATIENCE).await;
                     }
-                    self.next_tick().await?;
+                    self.next(Tick::Connect).await?;
                 }
                 Ok(session) => {
                     silent = 0;
                     let answered = self.keep_asking(session).await?;
                     if answered {
                         // It worked a moment ago: whether it still does is wanted at once. But a server that breaks every
-                        // connection is not to be hammered.
+                        // connection soon after it was made is not to be hammered.
                         sleep_until(self.clock.instant(started + URGENT).into()).await;
                     } else {
-                        self.next_tick().await?;
+                        self.next(Tick::Connect).await?;
                     }
                 }
             }
@@ -92,7 +106,7 @@ impl Probe {
                 }
             }
             tokio::select! {
-                ticked = self.next_tick() => ticked?,
+                ticked = self.next(Tick::Ask) => ticked?,
                 news = session.news() => if let News::Broken(error) = news {
                     session.abandon();
                     let now = self.clock.now();
@@ -110,14 +124,20 @@ impl Probe {
         self.observations.send(seen).await.map_err(|_| Gone)
     }
 
-    /// Waits for the next tick, by whatever cadence is in force by then.
-    async fn next_tick(&mut self) -> Result<(), Gone> {
+    /// Waits for the next tick, by whatever cadence is in force by then. That it has turned urgent is a tick of its own.
+    async fn next(&mut self, tick: Tick) -> Result<(), Gone> {
         let from = self.clock.now();
         loop {
-            let every = match *self.cadence.borrow_and_update() {
-                Cadence::Normal => self.spec.interval,
-                Cadence::Urgent => URGENT.min(self.spec.interval),
-            };
+            match (*self.cadence.borrow_and_update(), self.urgent_since) {
+                (Cadence::Normal, _) => self.urgent_since = None,
+                (Cadence::Urgent, Some(_)) => {}
+                (Cadence::Urgent, None) => {
+                    self.urgent_since = Some(self.clock.now());
+                    return Ok(());
+                }
+            }
+            let urgent_for = self.urgent_since.map(|since| from.since(since));
+            let every = every(tick, urgent_for).map_or(self.spec.interval, |every| every.min(self.spec.interval));
             let at = self.clock.instant(following(from, every, self.phase)).into();
             tokio::select! {
                 () = sleep_until(at) => return Ok(()),
@@ -126,6 +146,13 @@ impl Probe {
             }
         }
     }
+}
+
+/// From one tick to the next, by how long it has been urgent. `None`: as is usual.
+fn every(tick: Tick, urgent_for: Option<Duration>) -> Option<Duration> {
+    let urgent_for = urgent_for?;
+    let is_burst = tick == Tick::Ask && urgent_for < BURST;
+    Some(if is_burst { BURST_EVERY } else { URGENT })
 }
 
 /// The first moment after `now` that is `phase` after a multiple of `every`.
@@ -171,6 +198,15 @@ mod tests {
         assert!(phases.len() as u128 > SLOTS / 2, "{phases:?}");
         assert!(phases.iter().all(|phase| *phase < interval));
         assert_eq!(phase(servers[7], interval), phase(servers[7], interval));
+    }
+
+    #[test]
+    fn who_is_connected_is_asked_in_a_burst_when_it_turns_urgent_and_nobody_is_called_in_one() {
+        assert_eq!(every(Tick::Ask, None), None);
+        assert_eq!(every(Tick::Connect, None), None);
+        assert_eq!(every(Tick::Ask, Some(Duration::ZERO)), Some(BURST_EVERY));
+        assert_eq!(every(Tick::Connect, Some(Duration::ZERO)), Some(URGENT));
+        assert_eq!(every(Tick::Ask, Some(BURST)), Some(URGENT));
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
+use shunt_core::operation::OpId;
 use shunt_core::{ClusterName, Epoch};
+
+use super::operations::Stale;
 
 /// Why the state could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,11 @@ pub enum StoreError {
     EpochWentBack { cluster: ClusterName, stored: Epoch, asked: Epoch },
     #[error("epoch {epoch} of cluster {cluster} already has a primary, and it is another one")]
     EpochTaken { cluster: ClusterName, epoch: Epoch },
+    #[error("nothing is written down of operation {cluster}/{op}: {why}")]
+    Stale { cluster: ClusterName, op: OpId, why: Stale },
+    /// Nobody knows how far it went.
+    #[error("operation {cluster}/{op} was not finished, and its record in {} cannot be read (it was at its step `{}`): {detail}", .path.display(), .step.escape_debug())]
+    UnreadableOperation { path: PathBuf, cluster: ClusterName, op: OpId, step: String, detail: String },
     #[error("{what}: {} failed", .path.display())]
     Sqlite {
         /// What was tried: `advance an epoch`.
@@ -67,7 +75,12 @@ impl StoreError {
                 Some("run the newer shunt, or restore the state folder from before the upgrade".into())
             }
             Self::DiskFull { .. } => Some("free some space there; the agent goes on by itself".into()),
-            Self::EpochWentBack { .. } | Self::EpochTaken { .. } | Self::Sqlite { .. } => None,
+            Self::UnreadableOperation { .. } => Some(
+                "a newer shunt may have written it: run that one, and it goes on by itself. Otherwise see to it that one \
+                 server is writable and that the others replicate from it"
+                    .into(),
+            ),
+            Self::EpochWentBack { .. } | Self::EpochTaken { .. } | Self::Stale { .. } | Self::Sqlite { .. } => None,
         }
     }
 

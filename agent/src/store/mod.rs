@@ -1,5 +1,6 @@
-//! The agent's memory: epochs, pins, pauses and the history, in one SQLite file of the state folder. An epoch that was
-//! acknowledged here survives a kill -9 at any moment and a loss of power; the newest history may not survive the latter.
+//! The agent's memory: epochs, operations, outcasts, pins, pauses and the history, in one SQLite file of the state folder.
+//! An epoch or a step that was acknowledged here survives a kill -9 at any moment and a loss of power; the newest history
+//! may not survive the latter.
 //!
 //! Calls block for as long as the disk takes.
 
@@ -7,6 +8,8 @@ mod epochs;
 mod error;
 mod events;
 mod lock;
+mod operations;
+mod outcasts;
 mod reserve;
 mod schema;
 mod words;
@@ -23,6 +26,7 @@ use rusqlite::Connection;
 
 pub use error::StoreError;
 pub use events::{Event, RecordedEvent};
+pub use operations::{Ended, OperationRecord, Stale, StepRecord};
 pub use words::{Pause, Pin};
 
 use error::is_full;
@@ -38,6 +42,7 @@ pub struct Store {
     /// The last write of an event found no space.
     refused: bool,
     most_events: u64,
+    most_operations: u64,
     /// Events recorded since the history was last trimmed.
     untrimmed: u64,
     /// Whether SQLite now waits for the disk at every commit.
@@ -51,13 +56,15 @@ pub struct Store {
 pub struct Limits {
     /// The newest events that are kept; now and then there are a few more.
     pub events: u64,
-    /// Bytes of disk space held for epochs, pins and pauses.
+    /// The newest operations of every cluster that are kept after they have ended.
+    pub operations: u64,
+    /// Bytes of disk space held for everything but events.
     pub reserve: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events: 100_000, reserve: 1 << 20 }
+        Self { events: 100_000, operations: 1_000, reserve: 1 << 20 }
     }
 }
 
@@ -65,7 +72,7 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     Good,
-    /// There is no space for events. Epochs, pins and pauses are still kept, for as long as the reserve lasts.
+    /// There is no space for events. Everything else is still kept, for as long as the reserve lasts.
     DiskFull,
 }
 
@@ -83,11 +90,23 @@ impl Store {
         })?;
         let lock = FolderLock::take(dir)?;
         let path = dir.join("shunt.db");
-        let db = schema::open(&path)?;
+        let db = match schema::open(&path) {
+            // A new version's tables are dear, too: without them there is no agent.
+            Err(StoreError::DiskFull { .. }) if Reserve::discard(dir) => schema::open(&path)?,
+            opened => opened?,
+        };
         let reserve = Reserve::keep(dir, limits.reserve);
-        let (most_events, waits_for_disk) = (limits.events, true);
-        let mut store =
-            Self { db, path, reserve, refused: false, most_events, untrimmed: 0, waits_for_disk, _lock: lock };
+        let mut store = Self {
+            db,
+            path,
+            reserve,
+            refused: false,
+            most_events: limits.events,
+            most_operations: limits.operations,
+            untrimmed: 0,
+            waits_for_disk: true,
+            _lock: lock,
+        };
         if store.reserve.is_kept() {
             store.trim()?;
         }

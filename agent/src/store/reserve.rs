@@ -21,13 +21,20 @@ pub(super) struct Reserve {
 /// A file system that says it has space and then does not give it is not asked more often.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+const NAME: &str = "reserve";
+
 impl Reserve {
     /// Makes the reserve unless it is there. That it cannot be made is no error: the disk is full, then.
     pub(super) fn keep(dir: &Path, size: u64) -> Self {
-        let mut reserve = Self { path: dir.join("reserve"), size, kept: false, tried: None };
+        let mut reserve = Self { path: dir.join(NAME), size, kept: false, tried: None };
         let whole = fs::metadata(&reserve.path).is_ok_and(|metadata| metadata.len() == size);
         reserve.kept = whole || reserve.fill().is_ok();
         reserve
+    }
+
+    /// Gives up the reserve of an earlier agent, before there is one of one's own. True if there was any.
+    pub(super) fn discard(dir: &Path) -> bool {
+        fs::remove_file(dir.join(NAME)).is_ok()
     }
 
     pub(super) fn is_kept(&self) -> bool {

@@ -10,7 +10,8 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// One step from each version to the next. A step that was released is never changed.
-const STEPS: &[&str] = &[r"
+const STEPS: &[&str] = &[
+    r"
     CREATE TABLE clusters (
         name            TEXT    PRIMARY KEY,
         epoch           INTEGER NOT NULL,
@@ -44,7 +45,44 @@ const STEPS: &[&str] = &[r"
         data    TEXT    NOT NULL -- JSON
     ) STRICT;
     CREATE INDEX events_of_cluster ON events (cluster, id);
-"];
+",
+    r"
+    -- What is decided by (kind, step, outcome, and so on) lies beside the JSON, which a later version may not be able to read.
+    CREATE TABLE operations (
+        cluster  TEXT    NOT NULL,
+        id       INTEGER NOT NULL,
+        kind     TEXT    NOT NULL,
+        dry_run  INTEGER NOT NULL,
+        format   INTEGER NOT NULL, -- of the JSON
+        state    TEXT    NOT NULL, -- JSON, as of the newest step
+        serial   INTEGER NOT NULL, -- of that step
+        step     TEXT    NOT NULL,
+        begun_ms INTEGER NOT NULL,
+        ended_ms INTEGER, -- NULL: under way
+        outcome  TEXT,
+        message  TEXT,
+        PRIMARY KEY (cluster, id)
+    ) STRICT;
+    CREATE UNIQUE INDEX operation_under_way ON operations (cluster) WHERE ended_ms IS NULL;
+
+    CREATE TABLE steps (
+        cluster TEXT    NOT NULL,
+        op      INTEGER NOT NULL,
+        serial  INTEGER NOT NULL,
+        step    TEXT    NOT NULL,
+        at_ms   INTEGER NOT NULL,
+        PRIMARY KEY (cluster, op, serial)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE outcasts (
+        cluster TEXT    NOT NULL,
+        server  TEXT    NOT NULL,
+        format  INTEGER NOT NULL, -- of the JSON
+        state   TEXT    NOT NULL, -- JSON
+        PRIMARY KEY (cluster, server)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Opens the database of a folder, or makes it if the folder has none, and brings it to this version's schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {

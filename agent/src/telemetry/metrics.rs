@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use shunt_core::cluster::ListenerState;
 use shunt_core::config::ListenerRole;
+use shunt_core::operation::{Kind, Outcome};
 
 use crate::driver::Agent;
 
@@ -24,6 +25,7 @@ pub struct Counters {
     repairs: Counter,
     failovers: Family<Labels, Counter>,
     failover_times: Histogram,
+    operations: Family<Labels, Counter>,
     reconciled_ms: Arc<AtomicU64>,
     flows_severed: Counter,
     sever_times: Histogram,
@@ -42,6 +44,7 @@ impl Default for Counters {
             repairs: Counter::default(),
             failovers: Family::default(),
             failover_times: Histogram::new(failovers),
+            operations: Family::default(),
             reconciled_ms: Arc::default(),
             flows_severed: Counter::default(),
             sever_times: Histogram::new(severings),
@@ -64,6 +67,17 @@ impl Counters {
         if let Some(took) = took.filter(|_| succeeded) {
             self.failover_times.observe(took.as_secs_f64());
         }
+    }
+
+    /// An operation has come to its end; a dry run is none. How long clients went without a primary is told by
+    /// [`Self::failover`], at the commit that opens the listeners.
+    pub fn operated(&self, cluster: &str, kind: Kind, outcome: Outcome) {
+        let labels = vec![
+            ("cluster", cluster.to_owned()),
+            ("kind", kind.word().to_owned()),
+            ("outcome", outcome.word().to_owned()),
+        ];
+        self.operations.get_or_create(&labels).inc();
     }
 
     /// So many flows of one pair were ended, in that time.
@@ -108,6 +122,11 @@ pub async fn metrics_text(agent: &Agent) -> String {
         "From the first sign of trouble to the listeners leading to the new primary",
         counters.failover_times.clone(),
     );
+    registry.register(
+        "operations",
+        "Failovers and switchovers that came to their end, by what became of them",
+        counters.operations.clone(),
+    );
     registry.register("flows_severed", "Flows ended because their backend left", counters.flows_severed.clone());
     registry.register(
         "sever_duration_seconds",
@@ -137,12 +156,27 @@ pub async fn metrics_text(agent: &Agent) -> String {
     let verdict = Family::<Labels, Gauge>::default();
     let connections = Family::<Labels, Gauge>::default();
     let alarms = Family::<Labels, Gauge>::default();
+    let under_way = Family::<Labels, Gauge>::default();
+    let outcasts = Family::<Labels, Gauge>::default();
     let counted = agent.connections().await;
     for cluster in agent.statuses().await {
         let name = ("cluster", cluster.name.to_string());
         epoch.get_or_create(&vec![name.clone()]).set(cluster.epoch.0.cast_signed());
         verdict.get_or_create(&vec![name.clone(), ("verdict", cluster.verdict.to_string())]).set(1);
         alarms.get_or_create(&vec![name.clone()]).set(cluster.alarms.len().cast_signed() as i64);
+        if let Some(operation) = &cluster.operation {
+            let labels = vec![
+                name.clone(),
+                ("kind", operation.kind.word().to_owned()),
+                ("step", operation.step.word().to_owned()),
+            ];
+            under_way.get_or_create(&labels).set(1);
+        }
+        for outcast in &cluster.outcasts {
+            let state = if outcast.quarantine.is_some() { "quarantined" } else { "not_compared" };
+            let labels = vec![name.clone(), ("server", outcast.server.to_string()), ("state", state.to_owned())];
+            outcasts.get_or_create(&labels).set(1);
+        }
         for server in &cluster.servers {
             let labels = vec![name.clone(), ("server", server.address.to_string())];
             up.get_or_create(&labels).set(i64::from(server.answers));
@@ -169,6 +203,8 @@ pub async fn metrics_text(agent: &Agent) -> String {
     registry.register("cluster_epoch", "The cluster's epoch", epoch);
     registry.register("cluster_verdict_info", "The verdict on the cluster's primary", verdict);
     registry.register("cluster_alarms", "Alarms of the cluster", alarms);
+    registry.register("operation_info", "The operation under way, and its step", under_way);
+    registry.register("outcast_info", "Servers that were cast out and have not rejoined", outcasts);
     let own = Gauge::<i64>::default();
     own.set(agent.alarms().len().cast_signed() as i64);
     registry.register("agent_alarms", "Alarms of the agent itself and of its configuration", own);

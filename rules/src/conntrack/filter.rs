@@ -4,13 +4,11 @@
 use std::net::SocketAddr;
 
 use super::entry::{self, Entry, put_tuple};
-use super::{CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, IPS_DST_NAT, IPS_SRC_NAT, nfproto};
+use super::{CTA_STATUS, CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, IPCTNL_MSG_CT_GET, IPS_DST_NAT, IPS_SRC_NAT, nfproto};
 use crate::element::Pair;
 use crate::netlink::{ctnetlink, finish, header};
 use crate::schema::Family;
 use crate::tlv;
-
-const IPCTNL_MSG_CT_GET: i32 = 1;
 
 const CTA_FILTER: u16 = 25;
 const CTA_STATUS_MASK: u16 = 26;

@@ -117,9 +117,9 @@ impl NftDatapath {
     }
 }
 
-/// A live pair that `desired` does not have.
+/// A pair that passes and that `desired` does not have.
 fn stranger(key: &Key, desired: &State) -> Option<Pair> {
-    let Key::Live(pair) = key else { return None };
-    let known = desired.listeners.get(&pair.listener).is_some_and(|l| l.live().any(|(b, _)| b == pair.backend));
+    let (Key::Live(pair) | Key::Sparing(pair)) = key else { return None };
+    let known = desired.listeners.get(&pair.listener).is_some_and(|l| l.passing().any(|b| b == pair.backend));
     (!known).then_some(*pair)
 }

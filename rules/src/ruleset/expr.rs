@@ -61,6 +61,10 @@ pub enum Expr {
     Copy {
         group: u16,
     },
+    /// Hands a copy of the packet with all that it carries to whoever listens to the group.
+    CopyWhole {
+        group: u16,
+    },
     Untracked,
     /// A random number below `modulus`.
     Random {
@@ -146,7 +150,36 @@ pub fn original(family: Family) -> Vec<Expr> {
 
 /// Goes on if the flow's pair is live.
 pub fn live(family: Family) -> Vec<Expr> {
-    let set = SetId { kind: Kind::Live, family };
+    pair_in(Kind::Live, family)
+}
+
+/// Goes on if the flow's pair is spared.
+pub fn spared(family: Family) -> Vec<Expr> {
+    pair_in(Kind::Sparing, family)
+}
+
+/// Goes on if the flow's client is not to be heard, and it is the client that speaks.
+pub fn blocked(family: Family) -> Vec<Expr> {
+    let set = SetId { kind: Kind::Blocked, family };
+    let [address, port, listener, listener_port] = registers(set, set.key())[..] else { return Vec::new() };
+    let (source, destination) = match family {
+        Family::V4 => (libc::NFT_CT_SRC_IP, libc::NFT_CT_DST_IP),
+        Family::V6 => (libc::NFT_CT_SRC_IP6, libc::NFT_CT_DST_IP6),
+    };
+    let original = |key, reg| Expr::Ct { key, direction: Some(Direction::Original), reg };
+    vec![
+        Expr::Ct { key: libc::NFT_CT_DIRECTION, direction: None, reg: 0 },
+        Expr::Equal { reg: 0, data: vec![Direction::Original as u8] },
+        original(source, address),
+        original(libc::NFT_CT_PROTO_SRC, port),
+        original(destination, listener),
+        original(libc::NFT_CT_PROTO_DST, listener_port),
+        Expr::Lookup { set, reg: 0, value: None },
+    ]
+}
+
+fn pair_in(kind: Kind, family: Family) -> Vec<Expr> {
+    let set = SetId { kind, family };
     let key = match family {
         Family::V4 => libc::NFT_CT_SRC_IP,
         Family::V6 => libc::NFT_CT_SRC_IP6,

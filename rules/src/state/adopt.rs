@@ -1,6 +1,6 @@
 //! A restarted agent's state, from the elements that it found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -31,6 +31,12 @@ impl State {
                 Key::Live(pair) => {
                     found.entry(pair.listener).or_default().live.insert(pair.backend, value.deadline);
                 }
+                Key::Sparing(pair) => {
+                    found.entry(pair.listener).or_default().sparing = Some((pair.backend, value.deadline))
+                }
+                Key::Blocked(flow) => {
+                    found.entry(flow.listener).or_default().blocked.insert(flow.client);
+                }
                 Key::Listener(listener) => found.entry(*listener).or_default().note.clone_from(&value.note),
                 Key::Hold(listener) => found.entry(*listener).or_default().hold = value.deadline,
                 Key::Masquerade(listener) => found.entry(*listener).or_default().masquerade = true,
@@ -56,16 +62,14 @@ impl State {
 
     /// The listeners that were adopted as fenced though `elements` have them open under a lease: it ran out.
     pub fn lapsed(&self, elements: &Elements) -> Vec<SocketAddr> {
-        let was_leased = |note: &Note| note.stance == Stance::Open && note.lease.is_some();
+        let was_leased = |note: &Note| note.lease.is_some();
         let listeners = elements.iter().filter_map(|(key, value)| match key {
             Key::Listener(listener) if was_leased(&Note::parse(value.note.as_deref().unwrap_or_default())) => {
                 Some(*listener)
             }
             _ => None,
         });
-        listeners
-            .filter(|listener| self.listeners.get(listener).is_some_and(|l| l.road.backends().is_empty()))
-            .collect()
+        listeners.filter(|listener| self.listeners.get(listener).is_some_and(|l| l.lease.is_none())).collect()
     }
 }
 
@@ -76,6 +80,8 @@ struct Found {
     primary: Option<SocketAddr>,
     slots: Vec<Option<SocketAddr>>,
     live: BTreeMap<SocketAddr, Option<Instant>>,
+    sparing: Option<(SocketAddr, Option<Instant>)>,
+    blocked: BTreeSet<SocketAddr>,
     hold: Option<Instant>,
     masquerade: bool,
     pool: Vec<Option<SocketAddr>>,
@@ -93,10 +99,16 @@ impl Found {
             Stance::Open => self.open_road(),
         };
         let open = road.backends();
-        let lease = note.lease.filter(|_| !open.is_empty()).map(|span| {
+        // A listener that leads somewhere spares nobody; what says otherwise was slipped in.
+        let sparing = self.sparing.filter(|_| matches!(road, Road::Hold { .. } | Road::Refuse));
+        // Only what leads somewhere or spares somebody has one. Without an element it ran out.
+        let lease = note.lease.map(|span| {
             let until = |backend| self.live.get(backend).map_or(now, |until| until.unwrap_or(now + span));
-            Lease { span, until: open.iter().map(until).min().unwrap_or(now) }
+            let spared = sparing.map(|(_, until)| until.unwrap_or(now + span));
+            Lease { span, until: open.iter().map(until).chain(spared).min().unwrap_or(now) }
         });
+        let spared = sparing.map(|(backend, _)| backend);
+        let blocked = if spared.is_some() { self.blocked } else { BTreeSet::new() };
         let source = match (self.masquerade, weigh(&self.pool)) {
             (true, _) => Source::Masquerade,
             (false, pool) if pool.is_empty() => Source::Client,
@@ -108,7 +120,7 @@ impl Found {
             limit: note.limit,
             limit_per_source: note.limit_per_source,
         };
-        let listener = Listener { cluster: note.cluster, source, road, former, admission, lease };
+        let listener = Listener { cluster: note.cluster, source, road, former, spared, blocked, admission, lease };
         // Nobody renewed it: whether the backend is still the right one is for somebody to find out.
         if lease.is_some_and(|lease| lease.has_run_out(now)) { listener.lapsed(now) } else { listener }
     }
@@ -151,6 +163,8 @@ mod tests {
             source: Source::Masquerade,
             road,
             former: BTreeMap::new(),
+            spared: None,
+            blocked: BTreeSet::new(),
             admission: Admission::default(),
             lease: None,
         }
@@ -174,6 +188,16 @@ mod tests {
                     ..listener(Road::Single(at("[fd00::4]:1")))
                 },
             ),
+            (
+                at("10.1.0.8:1"),
+                Listener {
+                    spared: Some(at("10.0.0.1:1")),
+                    blocked: BTreeSet::from([at("192.0.2.7:40000"), at("192.0.2.8:40000")]),
+                    lease: Some(Lease::new(Duration::from_secs(5), now)),
+                    ..listener(Road::Hold { span: Duration::from_secs(5), until: later })
+                },
+            ),
+            (at("10.1.0.9:1"), Listener { spared: Some(at("10.0.0.1:1")), ..listener(Road::Refuse) }),
             (at("10.1.0.6:1"), Listener { source: Source::Client, ..listener(Road::Removed) }),
             (
                 at("10.1.0.7:1"),
@@ -206,6 +230,28 @@ mod tests {
         assert_eq!(State::adopt(&elements, later).lapsed(&elements), [at("10.1.0.1:1")]);
         elements.retain(|key, _| !matches!(key, Key::Live(_)));
         assert_eq!(State::adopt(&elements, now).held()[0].backends, [], "forgotten");
+    }
+
+    #[test]
+    fn a_listener_whose_lease_ran_out_spares_nobody_when_it_is_adopted() {
+        let now = Instant::now();
+        let leased = Listener {
+            lease: Some(Lease::new(Duration::from_secs(5), now)),
+            spared: Some(at("10.0.0.1:1")),
+            blocked: BTreeSet::from([at("192.0.2.7:40000")]),
+            ..listener(Road::Refuse)
+        };
+        let state = State::new(BTreeMap::from([(at("10.1.0.1:1"), leased)]));
+        let mut elements = state.elements();
+        assert_eq!(State::adopt(&elements, now).lapsed(&elements), []);
+        let later = now + Duration::from_secs(5);
+        elements.retain(|key, _| !matches!(key, Key::Sparing(_)));
+        for (elements, now) in [(&state.elements(), later), (&elements, now)] {
+            let adopted = State::adopt(elements, now);
+            let found = &adopted.listeners[&at("10.1.0.1:1")];
+            assert_eq!((found.spared, found.blocked.len(), &found.road), (None, 0, &Road::Refuse));
+            assert_eq!(adopted.lapsed(elements), [at("10.1.0.1:1")]);
+        }
     }
 
     #[test]

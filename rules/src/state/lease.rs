@@ -1,6 +1,6 @@
-//! Leases: live pairs that the kernel forgets unless the agent says again, in time, that they live.
+//! Leases: live and spared pairs that the kernel forgets unless the agent says again, in time, that they live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,12 @@ impl Lease {
 impl Listener {
     /// The same listener, fenced because its lease ran out.
     pub(super) fn lapsed(&self, now: Instant) -> Self {
-        Self { road: Road::Hold { span: HOLD, until: now + HOLD }, lease: None, ..self.clone() }
+        let road = match &self.road {
+            // What it holds already it holds as long as it would have.
+            fence @ (Road::Hold { .. } | Road::Refuse) => fence.clone(),
+            _ => Road::Hold { span: HOLD, until: now + HOLD },
+        };
+        Self { road, spared: None, blocked: BTreeSet::new(), lease: None, ..self.clone() }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use shunt_core::config::Snat;
 use shunt_core::datapath::Change;
+use shunt_core::flow::Tuple;
 use shunt_core::mapping::{Admission, Leaving, Mapping, Route, Weighted};
 
 use super::lease::Lease;
@@ -33,6 +34,10 @@ pub struct Plan {
     pub changed: usize,
     /// Pairs that may pass no more.
     pub dead: Vec<Pair>,
+    /// Pairs that take no new connections any more, whether their flows end or not.
+    pub left: Vec<Pair>,
+    /// Flows that are blocked no more.
+    pub unblocked: Vec<Tuple>,
     /// Pairs that may pass from now on.
     pub born: Vec<Pair>,
     /// Listeners that hold new connections no longer, and those that do until then.
@@ -49,7 +54,7 @@ impl State {
         let mut after: BTreeMap<SocketAddr, Option<Listener>> = BTreeMap::new();
         for (address, leaving) in &change.remove {
             if let Some(listener) = self.listeners.get(address) {
-                let former = former(Some(listener), &[], *leaving, now);
+                let former = former(Some(listener), |_| false, *leaving, now);
                 after.insert(
                     *address,
                     Some(Listener {
@@ -57,6 +62,8 @@ impl State {
                         source: Source::Client,
                         road: Road::Removed,
                         former,
+                        spared: None,
+                        blocked: BTreeSet::new(),
                         admission: Admission::default(),
                         lease: None,
                     }),
@@ -67,15 +74,22 @@ impl State {
             check(mapping)?;
             let address = mapping.listener;
             let before = after.get(&address).map_or_else(|| self.listeners.get(&address), Option::as_ref);
+            let staying = mapping.route.backends();
+            let stays = |backend| staying.contains(&backend) || mapping.spared == Some(backend);
+            let blocked =
+                before.filter(|b| b.spared.is_some() && b.spared == mapping.spared).map(|b| b.blocked.clone());
             let mut next = Listener {
                 cluster: mapping.cluster.to_string(),
                 source: source(before.map(|b| &b.source), &mapping.snat),
                 road: road(before.map(|b| &b.road), &mapping.route, now),
-                former: former(before, &mapping.route.backends(), mapping.leaving, now),
+                former: former(before, stays, mapping.leaving, now),
+                spared: mapping.spared,
+                blocked: blocked.unwrap_or_default(),
                 admission: Admission { allow: IpNet::aggregate(&mapping.admission.allow), ..mapping.admission.clone() },
                 lease: None,
             };
-            if let Some(span) = mapping.lease.map(whole_ms).filter(|_| !mapping.route.is_fenced()) {
+            let leads = !mapping.route.is_fenced() || mapping.spared.is_some();
+            if let Some(span) = mapping.lease.map(whole_ms).filter(|_| leads) {
                 let running =
                     before.and_then(|b| b.lease).filter(|lease| lease.span == span && !lease.has_run_out(now));
                 next.lease = Some(running.unwrap_or_else(|| Lease::new(span, now)));
@@ -98,8 +112,8 @@ impl State {
             let before = self.listeners.get(address);
             old.extend(before.iter().flat_map(|l| l.elements(*address)));
             new.extend(next.iter().flat_map(|l| l.elements(*address)));
-            let had: BTreeSet<SocketAddr> = before.iter().flat_map(|l| l.live()).map(|(backend, _)| backend).collect();
-            let has: BTreeSet<SocketAddr> = next.iter().flat_map(Listener::live).map(|(backend, _)| backend).collect();
+            let had: BTreeSet<SocketAddr> = before.iter().flat_map(|l| l.passing()).collect();
+            let has: BTreeSet<SocketAddr> = next.iter().flat_map(Listener::passing).collect();
             for backend in &has {
                 *counts.entry(*backend).or_default() += 1;
             }
@@ -109,6 +123,10 @@ impl State {
             let pair = |backend: &SocketAddr| Pair { listener: *address, backend: *backend };
             plan.dead.extend(had.difference(&has).map(pair));
             plan.born.extend(has.difference(&had).map(pair));
+            plan.left.extend(live(before).difference(&live(next.as_ref())).map(pair));
+            let flow = |client: &SocketAddr| Tuple { client: *client, listener: *address };
+            let still = |client: &SocketAddr| next.as_ref().is_some_and(|l| l.blocked.contains(client));
+            plan.unblocked.extend(before.iter().flat_map(|l| &l.blocked).filter(|client| !still(client)).map(flow));
             let holds = |listener: Option<&Listener>| match listener.map(|l| &l.road) {
                 Some(Road::Hold { until, .. }) => Some(*until),
                 _ => None,
@@ -198,25 +216,29 @@ fn road(before: Option<&Road>, route: &Route, now: Instant) -> Road {
     }
 }
 
+fn live(listener: Option<&Listener>) -> BTreeSet<SocketAddr> {
+    listener.iter().flat_map(|listener| listener.live()).map(|(backend, _)| backend).collect()
+}
+
 /// The kernel's unit for timeouts is the millisecond. A year is as good as any longer time and cannot overflow.
 fn whole_ms(span: Duration) -> Duration {
     Duration::from_millis(span.as_millis().min(365 * 86_400_000) as u64)
 }
 
-/// What becomes of backends that pass now and are not among `staying`. The latest word can shorten what an earlier one
+/// What becomes of backends that pass now and do not stay. The latest word can shorten what an earlier one
 /// granted, never lengthen it: a drain that is repeated keeps its deadline, a sever ends it.
 fn former(
     before: Option<&Listener>,
-    staying: &[SocketAddr],
+    stays: impl Fn(SocketAddr) -> bool,
     leaving: Leaving,
     now: Instant,
 ) -> BTreeMap<SocketAddr, Option<Instant>> {
     let Some(before) = before else { return BTreeMap::new() };
     // Not the lease's time: a drain outlives the agent.
-    let serving = before.road.backends().into_iter().map(|backend| (backend, None));
+    let serving = before.road.backends().into_iter().chain(before.spared).map(|backend| (backend, None));
     serving
         .chain(before.former.iter().map(|(backend, until)| (*backend, *until)))
-        .filter(|(backend, _)| !staying.contains(backend))
+        .filter(|(backend, _)| !stays(*backend))
         .filter_map(|(backend, until)| match leaving {
             Leaving::Sever => None,
             Leaving::Drain(span) if whole_ms(span).is_zero() => None,
@@ -289,7 +311,10 @@ fn check(mapping: &Mapping) -> Result<(), String> {
     if matches!(mapping.route, Route::Spread(_)) && !(1..=SLOTS as usize).contains(&backends.len()) {
         return refuse(format!("{} backends; 1 to {SLOTS} can share a listener", backends.len()));
     }
-    for address in std::iter::once(&listener).chain(&backends) {
+    if mapping.spared.is_some() && !mapping.route.is_fenced() {
+        return refuse("it spares a backend, which only a fenced one does".to_owned());
+    }
+    for address in std::iter::once(&listener).chain(&backends).chain(&mapping.spared) {
         if matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0) {
             return refuse(format!("{address} has a scope, which NAT does not know"));
         }

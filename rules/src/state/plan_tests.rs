@@ -254,3 +254,95 @@ fn what_nftables_cannot_hold_is_refused_by_name() {
     let any = Mapping { listener: at("0.0.0.0:3306"), ..mapping(to(A), Leaving::Sever) };
     assert!(plan(any).contains("exact addresses"));
 }
+
+fn sparing() -> Mapping {
+    Mapping { spared: Some(at(A)), ..mapping(Route::Hold(Duration::from_secs(60)), Leaving::Sever) }
+}
+
+fn flow(client: &str) -> Tuple {
+    Tuple { client: at(client), listener: at(L) }
+}
+
+#[test]
+fn a_spared_pair_takes_no_new_connections_and_does_not_die() {
+    let mut stage = Stage::new();
+    stage.leads(A, Leaving::Sever);
+    let plan = stage.apply(&set(sparing()));
+    assert_eq!((&plan.dead[..], &plan.born[..], &plan.left[..]), (&[][..], &[][..], &[pair(A)][..]));
+    let elements = stage.state.elements();
+    assert!(elements.contains_key(&Key::Sparing(pair(A))) && elements.contains_key(&Key::Backend(at(A))));
+    assert!(!elements.contains_key(&Key::Live(pair(A))));
+    assert_eq!(stage.apply(&set(sparing())).changed, 0, "it is so already");
+    let plan = stage.apply(&set(mapping(Route::Refuse, Leaving::Sever)));
+    assert_eq!((&plan.dead[..], &plan.left[..]), (&[pair(A)][..], &[][..]));
+}
+
+#[test]
+fn a_spared_backend_that_leads_again_keeps_its_flows_and_none_is_blocked() {
+    let mut stage = Stage::new();
+    stage.leads(A, Leaving::Sever);
+    stage.apply(&set(sparing()));
+    let plan = stage.state.block(&[flow("192.0.2.1:1"), flow("192.0.2.1:2")], stage.now).unwrap();
+    stage.state.commit(plan);
+    assert_eq!(stage.state.blocked().len(), 2);
+    let plan = stage.leads(A, Leaving::Sever);
+    assert_eq!((&plan.dead[..], &plan.born[..]), (&[][..], &[][..]));
+    assert_eq!(plan.unblocked, [flow("192.0.2.1:1"), flow("192.0.2.1:2")]);
+    assert!(!stage.state.elements().keys().any(|key| matches!(key, Key::Blocked(_) | Key::Sparing(_))));
+}
+
+#[test]
+fn blocking_and_unblocking_touch_the_flows_alone() {
+    let mut stage = Stage::new();
+    stage.leads(A, Leaving::Sever);
+    assert!(stage.state.block(&[flow("192.0.2.1:1")], stage.now).is_err(), "its listener spares nobody");
+    stage.apply(&set(sparing()));
+    let plan = stage.state.block(&[flow("192.0.2.1:1")], stage.now).unwrap();
+    assert_eq!(plan.ops, [Op::Add(Key::Blocked(flow("192.0.2.1:1")), Value::default())]);
+    stage.state.commit(plan);
+    assert_eq!(stage.state.block(&[flow("192.0.2.1:1")], stage.now).unwrap().changed, 0);
+    assert_eq!(stage.apply(&set(sparing())).changed, 0, "it is no part of the mapping");
+    let both = [flow("192.0.2.1:1"), flow("192.0.2.1:2")];
+    let plan = stage.state.unblock(&both, stage.now);
+    assert_eq!(plan.ops, [Op::Delete { key: Key::Blocked(both[0]), timed: false }]);
+    assert_eq!(plan.unblocked, [both[0]]);
+}
+
+#[test]
+fn flows_that_are_spared_no_more_drain_if_their_mapping_says_so() {
+    let mut stage = Stage::new();
+    stage.leads(A, Leaving::Sever);
+    stage.apply(&set(sparing()));
+    let plan = stage.leads(B, Leaving::Drain(Duration::from_secs(5)));
+    assert_eq!(plan.dead, []);
+    assert_eq!(stage.listener().former, BTreeMap::from([(at(A), Some(stage.now + Duration::from_secs(5)))]));
+    assert_eq!(stage.listener().spared, None);
+}
+
+#[test]
+fn a_fence_has_a_lease_only_while_it_spares_somebody_and_loses_both_when_that_runs_out() {
+    let mut stage = Stage::new();
+    let leased = |mapping| Mapping { lease: Some(Duration::from_secs(5)), ..mapping };
+    stage.apply(&set(leased(mapping(to(A), Leaving::Sever))));
+    stage.apply(&set(leased(sparing())));
+    let deadline = stage.state.elements()[&Key::Sparing(pair(A))].deadline;
+    assert_eq!(deadline, Some(stage.now + Duration::from_secs(5)));
+    stage.wait(2);
+    let (plan, lapsed) = stage.state.renew(stage.now);
+    assert_eq!((plan.changed, lapsed), (1, Vec::new()));
+    stage.state.commit(plan);
+    stage.wait(5);
+    let (plan, lapsed) = stage.state.renew(stage.now);
+    assert_eq!((&plan.dead[..], &lapsed[..]), (&[pair(A)][..], &[at(L)][..]));
+    stage.state.commit(plan);
+    assert_eq!((stage.listener().spared, stage.listener().lease), (None, None));
+    stage.apply(&set(leased(mapping(Route::Refuse, Leaving::Sever))));
+    assert_eq!(stage.listener().lease, None);
+}
+
+#[test]
+fn only_a_fence_spares() {
+    let stage = Stage::new();
+    let open = Mapping { spared: Some(at(A)), ..mapping(to(B), Leaving::Sever) };
+    assert!(stage.state.plan(&set(open), stage.now).is_err());
+}

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use shunt_core::datapath::{Change, Datapath, DatapathError, Held};
+use shunt_core::flow::Tuple;
 use shunt_core::mapping::{Leaving, Mapping, Route};
 use shunt_tests::star::Ip;
 
@@ -147,4 +148,61 @@ pub fn p13_a_purged_datapath_holds_nothing_and_can_begin_anew(ledger: &mut dyn L
     datapath.purge().unwrap();
     set(datapath, to(ip, 1, 1));
     assert_eq!(datapath.committed(), [held(ip, 1, 1)]);
+}
+
+fn sparing(ip: Ip, port: u16) -> Mapping {
+    Mapping { spared: Some(ip.db(0)), ..mapping(listener(ip, port), Route::Hold(Duration::from_secs(60))) }
+}
+
+pub fn p15_a_fence_that_spares_a_backend_leads_nowhere_and_is_adopted(ledger: &mut dyn Ledger, ip: Ip) {
+    set(ledger.datapath(), to(ip, 1, 0));
+    set(ledger.datapath(), sparing(ip, 1));
+    assert_eq!(ledger.datapath().committed(), [Held { listener: listener(ip, 1), backends: Vec::new() }]);
+    ledger.reopen();
+    let datapath = ledger.datapath();
+    assert_eq!(datapath.apply(&Change { set: vec![sparing(ip, 1)], remove: Vec::new() }).unwrap().changed, 0);
+    assert_eq!(datapath.reconcile().unwrap(), []);
+    set(datapath, Mapping { spared: None, ..sparing(ip, 1) });
+    assert_eq!(datapath.reconcile().unwrap(), []);
+}
+
+pub fn p15_only_a_fence_spares(ledger: &mut dyn Ledger, ip: Ip) {
+    let open = Mapping { spared: Some(ip.db(0)), ..to(ip, 1, 1) };
+    let crossed = Mapping { spared: Some(other(ip).db(0)), ..sparing(ip, 1) };
+    for mapping in [open, crossed] {
+        let error = ledger.datapath().apply(&Change { set: vec![mapping], remove: Vec::new() }).unwrap_err();
+        assert!(matches!(error, DatapathError::Unsupported(_)), "{error:?}");
+    }
+    assert_eq!(ledger.datapath().committed(), []);
+}
+
+pub fn p15_only_flows_of_a_spared_backend_are_blocked(ledger: &mut dyn Ledger, ip: Ip) {
+    let flow = |port| Tuple { client: (ip.client(), 40_000).into(), listener: listener(ip, port) };
+    let datapath = ledger.datapath();
+    set(datapath, sparing(ip, 1));
+    set(datapath, to(ip, 2, 0));
+    datapath.block(&[flow(1)]).unwrap();
+    datapath.block(&[flow(1)]).unwrap();
+    for flows in [&[flow(2)][..], &[flow(1), flow(3)]] {
+        let error = datapath.block(flows).unwrap_err();
+        assert!(matches!(error, DatapathError::Unsupported(_)), "{error:?}");
+    }
+    datapath.unblock(&[flow(1), flow(2), flow(3)]).unwrap();
+    assert_eq!(datapath.reconcile().unwrap(), []);
+}
+
+pub fn p15_a_lapsed_lease_ends_a_sparing(ledger: &mut dyn Ledger, ip: Ip) {
+    let leased = Mapping { lease: Some(LEASE), ..sparing(ip, 1) };
+    set(ledger.datapath(), leased.clone());
+    for _ in 0..4 {
+        ledger.pass(LEASE / 3);
+        assert_eq!(ledger.datapath().renew().unwrap(), []);
+    }
+    ledger.pass(LEASE + LEASE / 2);
+    assert_eq!(ledger.datapath().renew().unwrap(), [listener(ip, 1)]);
+    assert_eq!(ledger.datapath().renew().unwrap(), []);
+    let flow = Tuple { client: (ip.client(), 40_000).into(), listener: listener(ip, 1) };
+    assert!(ledger.datapath().block(&[flow]).is_err());
+    set(ledger.datapath(), leased);
+    ledger.datapath().block(&[flow]).unwrap();
 }

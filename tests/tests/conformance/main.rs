@@ -19,6 +19,7 @@
 //! | 12 who is who | `telling` |
 //! | 13 nothing foreign is touched | `neighbours` |
 //! | 14 weights of replica listeners | `spreading` |
+//! | 15 flows that a fence spares, and blocking them one by one | `sparing` |
 
 mod lab;
 mod ledger;
@@ -37,6 +38,7 @@ mod reaching;
 mod refusing;
 mod restarting;
 mod severing;
+mod sparing;
 mod spreading;
 mod telling;
 
@@ -87,6 +89,10 @@ macro_rules! keeps_books {
             p07_a_lease_that_ran_out_is_told_once_and_leaves_a_fence
             p08_a_reopened_datapath_adopts_what_was_committed
             p13_a_purged_datapath_holds_nothing_and_can_begin_anew
+            p15_a_fence_that_spares_a_backend_leads_nowhere_and_is_adopted
+            p15_only_a_fence_spares
+            p15_only_flows_of_a_spared_backend_are_blocked
+            p15_a_lapsed_lease_ends_a_sparing
         }
     };
 }
@@ -162,6 +168,7 @@ macro_rules! conforms {
             icmp::p11_errors_about_a_dead_flow_do_not_reach_the_old_backend
             telling::p12_every_flow_is_told_with_its_client_its_backend_and_whom_that_sees
             telling::p12_a_flow_is_found_by_the_port_that_its_backend_sees
+            telling::p12_flows_are_found_by_whom_their_backend_sees
             telling::p12_the_telling_can_be_broken_off_and_begun_again
             telling::p12_the_phases_and_bytes_of_a_flow_are_told
             telling::p12_how_full_the_tables_are_is_told
@@ -172,6 +179,20 @@ macro_rules! conforms {
             spreading::p14_ten_thousand_connections_follow_the_weights
             spreading::p14_a_backend_that_leaves_loses_only_its_own_flows
             spreading::p14_flows_do_not_notice_that_a_backend_joins_or_weights_change
+            sparing::p15_spared_flows_go_on_while_new_ones_are_held
+            sparing::p15_spared_flows_go_on_while_new_ones_are_refused
+            sparing::p15_a_blocked_flows_bytes_arrive_after_it_is_unblocked_and_not_before
+            sparing::p15_a_client_that_was_blocked_for_a_moment_need_not_send_again
+            sparing::p15_a_client_on_the_proxy_that_was_blocked_goes_on
+            sparing::p15_a_statement_of_many_packets_survives_being_blocked_whole
+            sparing::p15_what_the_server_sends_reaches_a_blocked_client
+            sparing::p15_a_blocked_flow_can_be_severed_and_the_others_go_on
+            sparing::p15_withdrawing_the_sparing_severs_what_is_left
+            sparing::p15_a_backend_that_leads_again_has_its_flows_unblocked
+            sparing::p15_nothing_of_it_survives_leading_elsewhere
+            sparing::p15_no_flow_notices_a_restart_while_it_is_spared
+            sparing::p15_a_lease_that_runs_out_ends_spared_flows
+            sparing::p15_what_somebody_took_out_is_put_back
         }
     };
 }

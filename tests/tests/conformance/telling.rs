@@ -71,6 +71,29 @@ pub fn p12_a_flow_is_found_by_the_port_that_its_backend_sees(lab: &Lab) {
     assert_eq!(told(&mut *meter, &[lab.listener()], Some(unused)), []);
 }
 
+pub fn p12_flows_are_found_by_whom_their_backend_sees(lab: &Lab) {
+    let mut datapath = lab.open();
+    let direct = lab.listener_at(4000);
+    set(&mut *datapath, lab.to(0));
+    set(&mut *datapath, Mapping { snat: Snat::None, ..mapping(direct, Route::Single(lab.db(0))) });
+    let conversations: Vec<_> = [(CLIENT, lab.listener()), (PROXY, lab.listener()), (CLIENT, direct)]
+        .map(|(host, listener)| (listener, lab.dial(host, listener).unwrap()))
+        .into();
+    // Somebody who passes the proxy and none of its listeners.
+    let passing = lab.dial(CLIENT, lab.db(0)).unwrap();
+    let seen_as: Vec<_> = conversations.iter().map(|(_, one)| one.seen_as).chain([passing.seen_as]).collect();
+    let mut meter = lab.meter(&mut *datapath);
+    let mut found = |listeners: &[SocketAddr], db, clients: &[SocketAddr]| {
+        let flows = meter.flows_seen_as(listeners, lab.db(db), clients).unwrap();
+        flows.into_iter().map(|flow| (flow.tuple, (flow.seen_as, flow.backend))).collect::<BTreeMap<_, _>>()
+    };
+    let expected: BTreeMap<_, _> = conversations.iter().map(|(listener, one)| known(lab, *listener, one)).collect();
+    assert_eq!(found(&[lab.listener(), direct], 0, &seen_as), expected);
+    assert_eq!(found(&[direct], 0, &seen_as).len(), 1);
+    assert_eq!(found(&[lab.listener(), direct], 0, &seen_as[..1]).len(), 1);
+    assert_eq!(found(&[lab.listener(), direct], 1, &seen_as).len(), 0);
+}
+
 pub fn p12_the_telling_can_be_broken_off_and_begun_again(lab: &Lab) {
     let mut datapath = lab.mapped();
     let _conversations = lab.calls(20);

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 
+use super::acknowledged::degraded;
 use super::health::{Evidence, Health};
 use super::verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 use super::view::View;
@@ -285,6 +286,8 @@ fn server_alarms(view: View<'_>) -> Vec<Alarm> {
         };
         alarms.push(Alarm { kind, message: format!("{} {what}: {}", view.label(server), words(health)) });
     }
+    let degraded = view.primary.and_then(|primary| degraded(view, primary));
+    alarms.extend(degraded.map(|message| Alarm { kind: AlarmKind::SemiSyncDegraded, message }));
     alarms
 }
 

@@ -138,6 +138,8 @@ pub struct Remembered {
     pub pause: Option<Pause>,
     /// An operation that was begun and has no end in the journal.
     pub operation: Option<Operation>,
+    /// Why the journal's unfinished operation cannot be read: somebody may have been half way from one primary to another.
+    pub unreadable: Option<String>,
     /// The last operation that was ever begun.
     pub last_operation: OpId,
     /// No automatic failover before that.

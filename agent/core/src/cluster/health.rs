@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::acknowledged::Past;
 use crate::Mono;
 use crate::config::ProbeConfig;
 use crate::observation::{Channel, Failure, FailureKind, IoThread, Observation, Outcome, ServerState};
@@ -18,9 +19,12 @@ pub struct Health {
     trouble: Option<Trouble>,
     /// By channel: the last mark of something received, and when it last differed.
     received: BTreeMap<String, (String, Mono)>,
+    /// Answers to questions from before this are older than what was done to the server since.
+    changed_at: Option<Mono>,
     /// It has been seen replicating from a server of the cluster while it was read-only. Its turning writable without a
     /// source is then a promotion that was witnessed.
     seen_as_replica: bool,
+    semi_sync: Past,
 }
 
 #[derive(Clone, Debug)]
@@ -59,9 +63,12 @@ pub enum Evidence {
 impl Health {
     pub fn observe(&mut self, seen: &Observation) {
         match &seen.outcome {
+            Outcome::Answered(_) if self.changed_at.is_some_and(|at| seen.at - seen.took < at) => self.trouble = None,
             Outcome::Answered(state) => {
                 self.trouble = None;
                 self.note_received(&state.channels, seen.at);
+                let before = self.answer.as_ref().map(|answer| &answer.state);
+                self.semi_sync.note(before, state, seen.at - seen.took, seen.at);
                 self.answer = Some(Answer { at: seen.at, took: seen.took, state: (**state).clone() });
             }
             Outcome::Failed(failure) => self.note_failure(failure, seen.at),
@@ -76,6 +83,26 @@ impl Health {
     /// Forgets that it was ever a replica: it has been made the primary, and the next promotion is another story.
     pub fn note_primary(&mut self) {
         self.seen_as_replica = false;
+    }
+
+    /// It was just made read-only, whatever it last said.
+    pub fn note_read_only(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            answer.state.read_only = true;
+        }
+    }
+
+    /// It was just made a primary, whatever it last said.
+    pub fn note_writable(&mut self, at: Mono) {
+        self.changed_at = Some(at);
+        self.trouble = None;
+        self.received.clear();
+        if let Some(answer) = &mut self.answer {
+            answer.at = at;
+            answer.took = Duration::ZERO;
+            (answer.state.read_only, answer.state.super_read_only) = (false, false);
+            answer.state.channels.clear();
+        }
     }
 
     pub const fn was_replica(&self) -> bool {
@@ -137,6 +164,11 @@ impl Health {
     /// When it was asked what it answered last. An answer that lay unread for long is as old as its question.
     pub fn asked_at(&self) -> Option<Mono> {
         self.answer.as_ref().map(|a| a.at - a.took)
+    }
+
+    /// What answers before the last one said of semi-sync.
+    pub(super) const fn semi_sync_past(&self) -> &Past {
+        &self.semi_sync
     }
 
     /// How long the last answer took.

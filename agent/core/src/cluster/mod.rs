@@ -13,10 +13,12 @@
 //! takes the mappings into the kernel second; what it reports back is an event like any other. At most one plan is in
 //! flight, and the newest wins.
 
+mod acknowledged;
 mod assess;
 mod event;
 mod health;
 mod lapse;
+mod operate;
 mod plan;
 mod readers;
 mod status;
@@ -26,24 +28,28 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use acknowledged::{AtRisk, Proof, acknowledged_by, at_risk};
 pub use assess::assess;
 pub use event::{Action, Entry, Event, Pace, Pause, Remembered, Stage};
 pub use health::{Evidence, Health};
+pub use operate::Refusal;
 pub use plan::{Plan, on_removal};
-pub use status::{ClusterStatus, ListenerState, ListenerStatus, ServerStatus};
+pub use status::{ClusterStatus, ListenerState, ListenerStatus, OperationStatus, ServerStatus};
 pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
 use lapse::Lapses;
+use operate::{Readiness, Returning, Run};
 use plan::Basis;
 use readers::Fit;
 
 use crate::config::{ClusterConfig, FailoverMode};
 use crate::observation::Outcome;
+use crate::operation::{OpId, OrderId, Outcast};
 use crate::{Epoch, Mono};
 
 /// A decision that could not be carried out is tried again after this.
@@ -76,6 +82,26 @@ pub struct Cluster {
     /// What failed last, until a commit succeeds, and when to try again.
     failed: Option<(Stage, String, Mono)>,
     listeners: BTreeMap<SocketAddr, ListenerSince>,
+    /// The operation under way. While there is one, nothing else moves the primary listeners.
+    run: Option<Run>,
+    /// Whose established connections a fence spares.
+    spared: Option<SocketAddr>,
+    last_operation: OpId,
+    last_order: OrderId,
+    cooldown_until: Option<Mono>,
+    /// The rule that keeps a dead primary from being replaced.
+    barred: Option<String>,
+    outcasts: BTreeMap<SocketAddr, Outcast>,
+    returning: BTreeMap<SocketAddr, Returning>,
+    asked_to_rejoin: BTreeSet<SocketAddr>,
+    /// What was last told about servers that were cast out and could not be taken in.
+    told: BTreeMap<SocketAddr, String>,
+    readiness: Readiness,
+    /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
+    /// acknowledge nothing to a client any more.
+    proof: Option<Proof>,
+    /// Why nothing may be opened until an operator says who the primary is.
+    sealed: Option<String>,
 }
 
 /// What a listener has been doing since when, for the status.
@@ -128,10 +154,31 @@ impl Cluster {
             in_flight: None,
             failed: None,
             listeners: BTreeMap::new(),
+            run: None,
+            spared: None,
+            last_operation: remembered.last_operation,
+            last_order: OrderId(0),
+            cooldown_until: remembered.cooldown_until,
+            barred: None,
+            outcasts: remembered.outcasts.into_iter().map(|outcast| (outcast.server, outcast)).collect(),
+            returning: BTreeMap::new(),
+            asked_to_rejoin: BTreeSet::new(),
+            told: BTreeMap::new(),
+            readiness: Readiness::default(),
+            proof: None,
+            sealed: remembered.unreadable,
             config,
         };
-        if let Some(&pinned) = cluster.pins.get(&None) {
+        if remembered.operation.is_none()
+            && let Some(&pinned) = cluster.pins.get(&None)
+        {
             cluster.lead(pinned, "pinned", &mut actions);
+        }
+        if cluster.sealed.is_some() && !cluster.pins.contains_key(&None) {
+            cluster.open = false;
+        }
+        if let Some(operation) = remembered.operation {
+            cluster.resume_operation(operation, now, &mut actions);
         }
         cluster.lapse(&remembered.lapsed, now, &mut actions);
         cluster.end_lapses(Direction::Keep);
@@ -193,12 +240,12 @@ impl Cluster {
             Event::Committed { commit } => self.carried_out(commit, now, &mut actions),
             Event::CommitFailed { stage, error } => self.not_carried_out(stage, error, now, &mut actions),
             Event::LeaseLapsed { listeners } => self.lapse(&listeners, now, &mut actions),
-            Event::Operate(_)
-            | Event::Rejoin { .. }
-            | Event::Clear { .. }
-            | Event::Begun { .. }
-            | Event::NotBegun { .. }
-            | Event::TaskDone { .. } => {}
+            Event::Operate(intent) => self.operate(intent, now, &mut actions),
+            Event::Rejoin { server, by } => self.rejoin(server, &by, &mut actions),
+            Event::Clear { server, by } => self.clear(server, &by, &mut actions),
+            Event::Begun { serial } => self.begun(serial, now, &mut actions),
+            Event::NotBegun { serial, error } => self.not_begun(serial, &error, now, &mut actions),
+            Event::TaskDone { order, result } => self.task_done(order, result, now, &mut actions),
             Event::Deadline => {
                 if self.pause.as_ref().is_some_and(|p| p.until.is_some_and(|until| until <= now)) {
                     self.pause = None;
@@ -215,7 +262,10 @@ impl Cluster {
         let pause = self.pause.as_ref().and_then(|p| p.until);
         let retry = self.failed.as_ref().filter(|_| self.in_flight.is_none()).map(|&(_, _, at)| at);
         let calm = self.urgent_until().filter(|_| self.pace == Pace::Urgent);
-        [pause, retry, calm].into_iter().flatten().min()
+        let barred = self.cooldown_until.filter(|_| self.barred.is_some());
+        let operation = self.operation_deadline();
+        let (returning, readiness) = (self.returning_deadline(), self.readiness_deadline());
+        [pause, retry, calm, barred, operation, returning, readiness].into_iter().flatten().min()
     }
 
     pub const fn config(&self) -> &ClusterConfig {
@@ -234,6 +284,11 @@ impl Cluster {
     /// Since when the primary has not been healthy; `None` while it is.
     pub const fn trouble_since(&self) -> Option<Mono> {
         self.trouble_since
+    }
+
+    /// The last operation that was ever begun.
+    pub const fn last_operation(&self) -> OpId {
+        self.last_operation
     }
 
     /// Who is pinned where; `None` is the whole cluster.
@@ -305,6 +360,9 @@ impl Cluster {
             return;
         }
         self.pins.insert(listener, server);
+        if listener.is_none() {
+            self.sealed = None;
+        }
         actions.push(record("pinned", format!("{} pinned to {}", pin_words(listener), self.label(server))));
     }
 
@@ -313,11 +371,32 @@ impl Cluster {
         let found = assess(self.view(now));
         let direction = found.direction;
         self.note_verdict(found, now, actions);
-        self.steer(direction, actions);
+        self.note_proof(now);
+        self.cooldown_until = self.cooldown_until.filter(|until| now < *until);
+        self.advance(now, actions);
+        if self.run.is_none() {
+            self.steer(direction, actions);
+            self.fail_over_if_due(now, actions);
+        }
+        self.meet_outcasts(now, actions);
+        self.examine_when_due(now, actions);
         self.fit = self.fit_now(now);
         self.end_lapses(direction);
         self.commit_if_changed(now, actions);
         self.set_pace(now, actions);
+    }
+
+    /// Keeps the proof of the moment in which a dead primary was fenced off, and no other.
+    fn note_proof(&mut self, now: Mono) {
+        match self.primary {
+            Some(primary) if self.assessment.verdict == Verdict::Dead => {
+                if self.open {
+                    self.proof = acknowledged_by(self.view(now), primary);
+                }
+            }
+            _ if self.run.is_none() => self.proof = None,
+            _ => {}
+        }
     }
 
     fn note_verdict(&mut self, found: Assessment, now: Mono, actions: &mut Vec<Action>) {
@@ -353,7 +432,7 @@ impl Cluster {
             self.lead(pinned, "pinned", actions);
             return;
         }
-        if self.pause.is_some() || self.config.failover == FailoverMode::Off {
+        if self.sealed.is_some() || self.pause.is_some() || self.config.failover == FailoverMode::Off {
             return;
         }
         match direction {
@@ -369,6 +448,9 @@ impl Cluster {
             return;
         }
         let before = self.primary.replace(server);
+        if self.outcasts.remove(&server).is_some() {
+            self.keep_outcasts(actions);
+        }
         self.epoch = self.epoch.next();
         let from = before.map_or_else(|| "nobody".to_owned(), |b| self.label(b));
         let mut data =
@@ -419,19 +501,29 @@ impl Cluster {
     fn wanted(&self, now: Mono) -> Plan {
         let view = self.view(now);
         let leaving = self.committed.as_ref().and_then(|p| p.primary);
-        let (fit, pins, lapses) = (&self.fit, &self.pins, &self.lapses);
-        plan::plan(view, Basis { epoch: self.epoch, fit, pins, lapses, leaving })
+        // The fence of an operation stands above every word but the operation's own.
+        let none = BTreeMap::new();
+        let pins = if self.run.is_some() && !self.open { &none } else { &self.pins };
+        let (fit, lapses) = (&self.fit, &self.lapses);
+        plan::plan(view, Basis { epoch: self.epoch, fit, pins, lapses, leaving, spared: self.spared })
     }
 
     fn fence_under_old_epoch(&self, now: Mono) -> Plan {
         let (epoch, old) = self.committed.as_ref().map_or((Epoch::default(), None), |c| (c.epoch, c.primary));
         let view = View { primary: old, open: false, ..self.view(now) };
         let (fit, pins, lapses) = (&Fit::new(), &BTreeMap::new(), &self.lapses);
-        plan::plan(view, Basis { epoch, fit, pins, lapses, leaving: old })
+        plan::plan(view, Basis { epoch, fit, pins, lapses, leaving: old, spared: None })
     }
 
     fn view(&self, now: Mono) -> View<'_> {
-        View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.is_open(), now }
+        View {
+            config: &self.config,
+            servers: &self.servers,
+            primary: self.primary,
+            open: self.is_open(),
+            outcasts: &self.outcasts,
+            now,
+        }
     }
 
     fn carried_out(&mut self, commit: Duration, now: Mono, actions: &mut Vec<Action>) {

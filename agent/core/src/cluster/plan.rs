@@ -45,6 +45,8 @@ pub struct Basis<'a> {
     pub lapses: &'a Lapses,
     /// The backend that the primary listeners may be leaving.
     pub leaving: Option<SocketAddr>,
+    /// The backend whose established connections a fence spares.
+    pub spared: Option<SocketAddr>,
 }
 
 /// The mappings of a cluster: its primary listeners lead to the view's primary if the view is open.
@@ -53,10 +55,10 @@ pub fn plan(view: View<'_>, basis: Basis<'_>) -> Plan {
         .config
         .listeners
         .iter()
-        .map(|listener| Mapping {
+        .map(|listener| (listener, route(view, basis, listener)))
+        .map(|(listener, route)| Mapping {
             listener: listener.address,
             cluster: view.config.name.clone(),
-            route: route(view, basis, listener),
             snat: listener.snat.clone(),
             leaving: leaving(view, basis, listener),
             admission: Admission {
@@ -65,7 +67,8 @@ pub fn plan(view: View<'_>, basis: Basis<'_>) -> Plan {
                 limit_per_source: listener.max_connections_per_source,
             },
             lease: view.config.lease,
-            spared: None,
+            spared: basis.spared.filter(|_| route.is_fenced()),
+            route,
         })
         .collect();
     Plan { cluster: view.config.name.clone(), epoch: basis.epoch, primary: view.primary, mappings }

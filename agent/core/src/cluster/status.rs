@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::acknowledged::at_risk;
 use super::health::{Evidence, Health};
 use super::verdict::{Alarm, AlarmKind, Verdict};
-use super::{Cluster, Pause, Stage, View};
+use super::{Cluster, Pause, Stage};
 use crate::config::{FailoverMode, ListenerRole, Promotion};
 use crate::mapping::Route;
 use crate::observation::{Flavour, IoThread};
+use crate::operation::{Kind, OpId, Outcast, Step};
 use crate::{ClusterName, Epoch, Mono};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,23 @@ pub struct ClusterStatus {
     pub servers: Vec<ServerStatus>,
     /// What would happen if the primary died now, in words.
     pub outlook: String,
+    /// What a failover would lose now, in words; `None` where there is nobody to fail over from or to.
+    pub at_risk: Option<String>,
+    pub operation: Option<OperationStatus>,
+    /// Servers that must not take writes until they have been compared with the primary.
+    pub outcasts: Vec<Outcast>,
+}
+
+/// An operation under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperationStatus {
+    pub id: OpId,
+    pub kind: Kind,
+    pub step: Step,
+    /// When the operation began.
+    pub since: Mono,
+    /// The next primary, once it is known.
+    pub chosen: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +115,7 @@ impl Cluster {
             alarms.push(Alarm { kind, message: error.clone() });
         }
         alarms.extend(self.lapses.alarm());
+        alarms.extend(self.operation_alarms());
         ClusterStatus {
             name: self.config.name.clone(),
             mode: self.config.failover,
@@ -111,6 +131,15 @@ impl Cluster {
             listeners: self.listener_statuses(now),
             servers: self.server_statuses(now),
             outlook: self.outlook(),
+            at_risk: at_risk(self.view(now)).map(|risk| risk.words(self.view(now))),
+            operation: self.run.as_ref().map(|run| OperationStatus {
+                id: run.op.id,
+                kind: run.op.kind,
+                step: run.op.step,
+                since: run.began_at,
+                chosen: run.op.chosen,
+            }),
+            outcasts: self.outcasts.values().cloned().collect(),
         }
     }
 
@@ -139,8 +168,7 @@ impl Cluster {
     }
 
     fn server_statuses(&self, now: Mono) -> Vec<ServerStatus> {
-        let view =
-            View { config: &self.config, servers: &self.servers, primary: self.primary, open: self.is_open(), now };
+        let view = self.view(now);
         self.config
             .servers
             .iter()

@@ -105,12 +105,12 @@ pub enum AlarmKind {
     /// A server is alive and fails us in another way.
     ServerFailing,
     ServerDown,
+    /// Semi-sync is switched on at the primary, and commits go on without it, or soon will.
+    SemiSyncDegraded,
     /// The decision could not be taken into the kernel.
     DatapathFailed,
     /// The decision could not be written down, so it was not taken.
     StateFailed,
-    /// The configuration asks for something that is not in force.
-    NotInForce,
     /// A configuration file is in error.
     ConfigBroken,
     /// The status page and the metrics cannot be served.
@@ -125,6 +125,14 @@ pub enum AlarmKind {
     ConntrackFilling,
     /// A source address has almost no ports left towards a server.
     PortsRunningOut,
+    /// An operation cannot go on, and waits.
+    OperationStuck,
+    /// The primary is dead, and a rule keeps shunt from replacing it.
+    FailoverBarred,
+    /// A former primary has what the primary lacks, or may not rejoin by itself.
+    Quarantined,
+    /// A server could not be made primary if it had to be.
+    NotReady,
 }
 
 impl AlarmKind {
@@ -138,9 +146,9 @@ impl AlarmKind {
             Self::AuthDenied => "auth denied",
             Self::ServerFailing => "server failing",
             Self::ServerDown => "server down",
+            Self::SemiSyncDegraded => "semi-sync degraded",
             Self::DatapathFailed => "datapath failed",
             Self::StateFailed => "state failed",
-            Self::NotInForce => "not in force",
             Self::ConfigBroken => "configuration broken",
             Self::PagesFailed => "pages failed",
             Self::LeaseLapsed => "lease lapsed",
@@ -148,6 +156,10 @@ impl AlarmKind {
             Self::ForeignNat => "foreign NAT",
             Self::ConntrackFilling => "conntrack filling",
             Self::PortsRunningOut => "ports running out",
+            Self::OperationStuck => "operation stuck",
+            Self::FailoverBarred => "failover barred",
+            Self::Quarantined => "quarantined",
+            Self::NotReady => "not ready",
         }
     }
 }

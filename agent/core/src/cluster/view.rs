@@ -7,6 +7,7 @@ use super::health::{Evidence, Health};
 use crate::Mono;
 use crate::config::ClusterConfig;
 use crate::observation::{Channel, IoThread, ServerState};
+use crate::operation::Outcast;
 
 /// The cluster as observed; what a verdict is made from.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,8 @@ pub struct View<'a> {
     pub primary: Option<SocketAddr>,
     /// Whether the primary listeners lead to it.
     pub open: bool,
+    /// Servers that were succeeded and have not been compared since: nobody can vouch for them.
+    pub outcasts: &'a BTreeMap<SocketAddr, Outcast>,
     pub now: Mono,
 }
 
@@ -103,6 +106,9 @@ impl<'a> View<'a> {
 
     /// Whether somebody stands for its being the primary.
     pub fn is_vouched(self, server: SocketAddr) -> bool {
+        if self.outcasts.contains_key(&server) {
+            return false;
+        }
         !self.receivers_of(server).is_empty()
             || self.is_group_primary(server)
             || self.servers.get(&server).is_some_and(Health::was_replica)

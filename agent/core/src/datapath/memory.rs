@@ -3,7 +3,7 @@
 //!
 //! Time passes when [`Memory::advance`] says so, and connections come about by [`Memory::connect`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -33,6 +33,8 @@ struct Entry {
     held_until: Option<Mono>,
     /// Pairs that take no new flows but still pass: until then, or as long as their flows last.
     former: BTreeMap<SocketAddr, Option<Mono>>,
+    /// The clients of the spared backend's flows that are not heard.
+    blocked: BTreeSet<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,17 +60,25 @@ impl Entry {
         self.mapping.iter().flat_map(|mapping| mapping.route.backends()).collect()
     }
 
+    fn spared(&self) -> Option<SocketAddr> {
+        self.mapping.as_ref().and_then(|mapping| mapping.spared)
+    }
+
     fn is_live(&self, backend: SocketAddr, now: Mono) -> bool {
-        let leads_there = self.backends().contains(&backend) && !self.is_lapsed(now);
-        leads_there || self.former.get(&backend).is_some_and(|until| until.is_none_or(|until| now < until))
+        let serves = self.backends().contains(&backend) || self.spared() == Some(backend);
+        (serves && !self.is_lapsed(now))
+            || self.former.get(&backend).is_some_and(|until| until.is_none_or(|until| now < until))
     }
 
     /// The entry after a change, with what becomes of the pairs that it had. The latest word can shorten what an earlier
     /// one granted, never lengthen it.
     fn next(before: Option<&Self>, mapping: Option<&Mapping>, leaving: Leaving, now: Mono) -> Self {
-        let staying = mapping.map_or_else(Vec::new, |mapping| mapping.route.backends());
+        let spared = mapping.and_then(|mapping| mapping.spared);
+        let staying: Vec<_> = mapping.iter().flat_map(|mapping| mapping.route.backends()).chain(spared).collect();
         let mut former = BTreeMap::new();
-        let had = before.iter().flat_map(|entry| entry.backends().into_iter().chain(entry.former.keys().copied()));
+        let had = before
+            .iter()
+            .flat_map(|entry| entry.backends().into_iter().chain(entry.spared()).chain(entry.former.keys().copied()));
         for backend in had.filter(|backend| !staying.contains(backend)) {
             let Some(before) = before.filter(|entry| entry.is_live(backend, now)) else { continue };
             let until = before.former.get(&backend).copied().flatten();
@@ -89,8 +99,11 @@ impl Entry {
             }
             _ => None,
         };
-        let lease = mapping.and_then(|mapping| mapping.lease).map(|span| now + span);
-        Self { mapping: mapping.cloned(), lease, held_until, former }
+        let lease =
+            mapping.filter(|mapping| is_leased(mapping)).and_then(|mapping| mapping.lease).map(|span| now + span);
+        let same = before.filter(|entry| spared.is_some() && entry.spared() == spared);
+        let blocked = same.map(|entry| entry.blocked.clone()).unwrap_or_default();
+        Self { mapping: mapping.cloned(), lease, held_until, former, blocked }
     }
 }
 
@@ -147,9 +160,15 @@ impl Memory {
         Outcome::Refused
     }
 
-    /// Whether the flow's packets still pass.
+    /// Whether what the flow's client sends reaches its backend.
     pub fn passes(&self, tuple: Tuple) -> bool {
-        self.flows.contains_key(&tuple)
+        self.flows.contains_key(&tuple) && !self.is_blocked(tuple)
+    }
+
+    /// Whether it does not for the moment, and would if the flow were unblocked.
+    pub fn is_blocked(&self, tuple: Tuple) -> bool {
+        let blocks = |entry: &Entry| entry.blocked.contains(&tuple.client);
+        self.flows.contains_key(&tuple) && self.listeners.get(&tuple.listener).is_some_and(blocks)
     }
 
     /// Its client or server closes it.
@@ -180,6 +199,9 @@ impl Memory {
         let mut ended: BTreeMap<(SocketAddr, SocketAddr), u64> = BTreeMap::new();
         for tuple in flows {
             if let Some(flow) = self.flows.remove(tuple) {
+                if let Some(entry) = self.listeners.get_mut(&tuple.listener) {
+                    entry.blocked.remove(&tuple.client);
+                }
                 *ended.entry((tuple.listener, flow.backend)).or_default() += 1;
             }
         }
@@ -195,11 +217,21 @@ impl Memory {
     }
 }
 
+/// A fence has nothing that a lease could end, unless it spares somebody.
+const fn is_leased(mapping: &Mapping) -> bool {
+    mapping.lease.is_some() && (mapping.spared.is_some() || !mapping.route.is_fenced())
+}
+
 /// Why a mapping cannot be held: NAT stays within a family, and there are neither shares of nothing nor two of one.
 fn check(mapping: &Mapping) -> Result<(), DatapathError> {
     let refuse = |why: String| Err(DatapathError::Unsupported(format!("listener {}: {why}", mapping.listener)));
     let backends = mapping.route.backends();
-    if let Some(other) = backends.iter().find(|backend| backend.is_ipv4() != mapping.listener.is_ipv4()) {
+    if mapping.spared.is_some() && !mapping.route.is_fenced() {
+        return refuse("it spares a backend, which only a fenced one does".to_owned());
+    }
+    if let Some(other) =
+        backends.iter().chain(&mapping.spared).find(|backend| backend.is_ipv4() != mapping.listener.is_ipv4())
+    {
         return refuse(format!("backend {other} is of another address family, and NAT stays within one"));
     }
     if matches!(mapping.route, Route::Spread(_)) && backends.is_empty() {
@@ -258,9 +290,11 @@ impl Datapath for Memory {
             let Some(mapping) = &mut entry.mapping else { continue };
             if entry.lease.is_some_and(|until| now >= until) {
                 mapping.route = Route::Refuse;
+                mapping.spared = None;
+                entry.blocked.clear();
                 entry.lease = None;
                 lapsed.push(*listener);
-            } else if !mapping.route.is_fenced() {
+            } else if is_leased(mapping) {
                 entry.lease = mapping.lease.map(|span| now + span);
             }
         }
@@ -272,12 +306,27 @@ impl Datapath for Memory {
         Ok(())
     }
 
-    fn block(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    fn block(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        let spares = |flow: &&Tuple| self.listeners.get(&flow.listener).is_some_and(|entry| entry.spared().is_some());
+        if let Some(Tuple { client, listener }) = flows.iter().find(|flow| !spares(flow)) {
+            let why = "its listener spares no backend";
+            return Err(DatapathError::Unsupported(format!("the flow {client} → {listener} cannot be blocked: {why}")));
+        }
+        for flow in flows {
+            if let Some(entry) = self.listeners.get_mut(&flow.listener) {
+                entry.blocked.insert(flow.client);
+            }
+        }
+        Ok(())
     }
 
-    fn unblock(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
-        Err(DatapathError::Unsupported("flows cannot be blocked yet".to_owned()))
+    fn unblock(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        for flow in flows {
+            if let Some(entry) = self.listeners.get_mut(&flow.listener) {
+                entry.blocked.remove(&flow.client);
+            }
+        }
+        Ok(())
     }
 
     fn severed(&mut self) -> Vec<Severed> {

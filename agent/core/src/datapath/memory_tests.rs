@@ -181,3 +181,73 @@ fn flows_are_told_by_listener_and_source_port() {
     memory.sever(&[one]).unwrap();
     assert_eq!(told(&mut memory, None), [other]);
 }
+
+/// The listener, holding new connections while the first database's flows go on.
+fn sparing() -> Mapping {
+    Mapping { spared: Some(db(1)), ..mapping(Route::Hold(60 * SECOND)) }
+}
+
+#[test]
+fn spared_flows_go_on_and_new_ones_do_not_reach_the_backend() {
+    let mut memory = holding(mapping(Route::Single(db(1))));
+    let old = reach(&mut memory, 1);
+    set(&mut memory, sparing());
+    assert!(memory.passes(old));
+    assert_eq!(memory.connect(client(2)), Outcome::Unanswered);
+    set(&mut memory, mapping(Route::Single(db(1))));
+    assert!(memory.passes(old), "the pair is live again");
+    set(&mut memory, sparing());
+    set(&mut memory, mapping(Route::Hold(60 * SECOND)));
+    assert!(!memory.passes(old), "and spared no more");
+}
+
+#[test]
+fn a_blocked_flow_is_there_and_does_not_pass_until_it_is_unblocked_or_its_backend_leads_again() {
+    let mut memory = holding(mapping(Route::Single(db(1))));
+    let (one, other) = (reach(&mut memory, 1), reach(&mut memory, 2));
+    assert!(memory.block(&[one]).is_err(), "its backend is not spared");
+    set(&mut memory, sparing());
+    memory.block(&[one, other]).unwrap();
+    assert!(memory.is_blocked(one) && !memory.passes(one));
+    memory.unblock(&[one]).unwrap();
+    assert!(memory.passes(one) && !memory.passes(other));
+    memory = memory.reopened();
+    assert!(memory.is_blocked(other), "the kernel blocks it whoever drives it");
+    set(&mut memory, mapping(Route::Single(db(1))));
+    assert!(memory.passes(other));
+}
+
+#[test]
+fn a_blocked_flow_can_be_severed_alone() {
+    let mut memory = holding(mapping(Route::Single(db(1))));
+    let (one, other) = (reach(&mut memory, 1), reach(&mut memory, 2));
+    set(&mut memory, sparing());
+    memory.block(&[one]).unwrap();
+    memory.sever(&[one]).unwrap();
+    assert!(!memory.is_blocked(one) && !memory.passes(one) && memory.passes(other));
+    assert_eq!(memory.severed()[0].flows, 1);
+}
+
+#[test]
+fn a_lease_that_runs_out_ends_spared_flows() {
+    let leased = |mapping| Mapping { lease: Some(3 * SECOND), ..mapping };
+    let mut memory = holding(leased(mapping(Route::Single(db(1)))));
+    let old = reach(&mut memory, 1);
+    set(&mut memory, leased(sparing()));
+    memory.advance(2 * SECOND);
+    assert_eq!(memory.renew().unwrap(), []);
+    memory.advance(2 * SECOND);
+    assert!(memory.passes(old));
+    memory.advance(SECOND);
+    assert!(!memory.passes(old));
+    assert_eq!(memory.renew().unwrap(), [listener()]);
+    set(&mut memory, leased(mapping(Route::Hold(60 * SECOND))));
+    memory.advance(10 * SECOND);
+    assert_eq!(memory.renew().unwrap(), [], "a fence that spares nobody has no lease");
+}
+
+#[test]
+fn only_a_fence_spares() {
+    let open = Mapping { spared: Some(db(1)), ..mapping(Route::Single(db(2))) };
+    assert!(Memory::default().apply(&Change { set: vec![open], remove: Vec::new() }).is_err());
+}

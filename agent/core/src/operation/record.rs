@@ -166,6 +166,8 @@ pub struct Operation {
     pub standings: BTreeMap<SocketAddr, Standing>,
     /// What the old primary was last known to have committed.
     pub old_executed: Option<History>,
+    /// How it numbers its own transactions.
+    pub old_origin: Origin,
     /// What semi-sync proved at the moment of the verdict: `Some(w)`: commits waited for `w` acknowledgements.
     pub acknowledged_by: Option<u32>,
     /// Replicas that acknowledged then.
@@ -178,11 +180,23 @@ pub struct Operation {
     pub goal: Option<History>,
     /// Servers that may take writes though they are not the primary: they are made read-only when they come back.
     pub suspects: BTreeSet<SocketAddr>,
-    /// The old primary is known to be read-only, or gone.
-    pub disarmed: bool,
+    /// The old primary answered after it was made read-only, and had this: what the next primary must have.
+    pub disarmed: Option<History>,
+    /// Read-only may be off on a server other than the old primary: from here on nothing is taken back.
+    pub promotion_began: bool,
     pub salvaged: Option<Salvaged>,
+    /// Who follows the new primary.
+    pub followers: BTreeSet<SocketAddr>,
     /// Replicas that could not be made to follow, and why.
     pub left_out: BTreeMap<SocketAddr, String>,
+}
+
+/// How a server's own transactions are told apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// `@@server_uuid`; MariaDB has none.
+    pub uuid: Option<String>,
+    pub server_id: u64,
 }
 
 /// How an operation ended.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use shunt_core::config::{
-    DataLoss, Established, FailoverMode, Fallback, Fenced, ListenerRole, ProbeConfig, Promotion, Snat,
+    DataLoss, Established, FailoverMode, Fallback, Fenced, ListenerRole, ProbeConfig, Promoting, Promotion, Salvage,
+    Snat,
 };
 
 use super::{cluster, folder, load};
-use crate::config::{DatapathKind, Hook, Severity, load_with};
+use crate::config::{Call, DatapathKind, Hook, Severity, load_with};
 
 /// The agent's file as the documentation shows it.
 const SAMPLE_AGENT: &str = r#"
@@ -36,6 +37,10 @@ servers = ["10.0.0.11:3306", "10.0.0.12:3306", { address = "10.0.0.13:3306", dc 
 failover = "promote"          # "follow" | "promote" | "off"
 data_loss = "forbid"          # | "allow"
 cooldown = "10m"
+salvage = "keep"              # | "apply"
+rejoin = true
+catch_up = "60s"
+# replication_credentials = "replication"
 
 [[listen]]
 role = "primary"
@@ -57,13 +62,9 @@ fallback = "primary"          # | "none": when no replica is fit
 "#;
 
 #[test]
-fn the_documented_samples_load_with_nothing_but_warnings_about_what_is_not_in_force() {
+fn the_documented_samples_load_without_a_word() {
     let loaded = load(&[("shunt.toml", SAMPLE_AGENT), ("clusters.d/orders.toml", SAMPLE_CLUSTER)]);
-    assert!(!loaded.has_errors(), "{}", loaded.render(false));
-    let settings: Vec<_> = loaded.not_in_force.iter().map(|n| n.setting.as_str()).collect();
-    assert_eq!(settings, ["failover = \"promote\""]);
-    assert_eq!(loaded.diagnostics.len(), settings.len());
-    assert!(loaded.not_in_force.iter().all(|n| n.cluster.as_ref().is_some_and(|name| name.as_str() == "orders")));
+    assert_eq!(loaded.render(false), "");
 
     let agent = loaded.agent.expect("the agent's file");
     assert_eq!(agent.datapath, DatapathKind::Nft);
@@ -78,6 +79,7 @@ fn the_documented_samples_load_with_nothing_but_warnings_about_what_is_not_in_fo
     assert_eq!(orders.name.as_str(), "orders");
     assert_eq!((orders.failover, orders.data_loss), (FailoverMode::Promote, DataLoss::Forbid));
     assert_eq!(orders.cooldown, Duration::from_secs(600));
+    assert_eq!(orders.promoting, Promoting::default(), "the sample writes the defaults down");
     assert_eq!(orders.servers[0].label, "10.0.0.11:3306");
     let east = &orders.servers[2];
     assert_eq!((east.dc.as_deref(), east.promotion, east.weight), (Some("east"), Promotion::Prefer, 2));
@@ -100,6 +102,7 @@ fn what_a_file_leaves_out_is_as_documented() {
     assert_eq!(agent.credentials["default"].user, "shunt");
     assert_eq!((agent.lease, agent.dc), (None, None));
     let a = &loaded.clusters[0];
+    assert_eq!(a.promoting, Promoting::default());
     assert_eq!(a.servers[0].address, "10.0.0.11:3306".parse().unwrap());
     assert_eq!((a.lease, &a.near), (None, &None));
     assert_eq!((a.data_loss, a.cooldown), (DataLoss::Forbid, Duration::from_secs(600)));
@@ -112,13 +115,60 @@ fn what_a_file_leaves_out_is_as_documented() {
 }
 
 #[test]
-fn a_mode_that_is_the_default_and_not_in_force_is_warned_about_too() {
-    let text = cluster("a", "10.0.0.2:3306", "10.0.0.11").replace("failover = \"follow\"\n", "");
-    let loaded = load(&[("clusters.d/a.toml", &text)]);
-    assert_eq!(loaded.clusters[0].failover, FailoverMode::Promote);
-    assert_eq!(loaded.not_in_force.len(), 1);
-    assert_eq!(loaded.diagnostics[0].severity, Severity::Warning);
-    assert!(loaded.diagnostics[0].message.contains("the default"), "{}", loaded.diagnostics[0].message);
+fn promotion_without_anybody_to_promote_is_warned_about() {
+    let of = |failover: &str, servers: &str| {
+        let text = cluster("a", "10.0.0.2:3306", "10.0.0.11")
+            .replace("failover = \"follow\"\n", failover)
+            .replace("[\"10.0.0.11\"]", servers);
+        let loaded = load(&[("clusters.d/a.toml", &text)]);
+        assert_eq!(loaded.clusters.len(), 1, "{}", loaded.render(false));
+        loaded.diagnostics.into_iter().map(|d| (d.severity, d.message)).collect::<Vec<_>>()
+    };
+    let check = |failover: &str, servers: &str, words: &str| {
+        let [(Severity::Warning, message)] = &*of(failover, servers) else { panic!("one warning") };
+        assert!(message.contains(words), "{message}");
+    };
+    check("failover = \"promote\"\n", "[\"10.0.0.11\"]", "cannot be done: there is one server");
+    check("", "[\"10.0.0.11\"]", ", the default, cannot be done: there is one server");
+    let one = "[\"10.0.0.11\", { address = \"10.0.0.12\", promotion = \"must_not\" }]";
+    check("", one, "all servers but one are `must_not`");
+    assert_eq!(of("", "[\"10.0.0.11\", \"10.0.0.12\"]"), []);
+    assert_eq!(of("failover = \"off\"\n", one), []);
+}
+
+#[test]
+fn a_cluster_says_how_it_is_promoted() {
+    let text = cluster("a", "10.0.0.2:3306", "10.0.0.11");
+    let text =
+        format!("salvage = \"apply\"\nrejoin = false\ncatch_up = \"5m\"\nreplication_credentials = \"repl\"\n{text}");
+    let agent = "[credentials.repl]\nuser = \"r\"\npassword_file = \"repl\"\n\
+                 [hooks]\nfence = { command = \"/usr/bin/fence\", timeout = \"2m\" }\nnotify = { command = \"x\", timeout = \"3m\" }\n";
+    let loaded = load(&[("shunt.toml", agent), ("repl", "pw"), ("clusters.d/a.toml", &text)]);
+    assert_eq!(loaded.render(false), "");
+    assert_eq!(
+        loaded.clusters[0].promoting,
+        Promoting {
+            replication_credentials: "repl".into(),
+            salvage: Salvage::Apply,
+            rejoin: false,
+            catch_up: Duration::from_secs(300),
+            fence_hook: true,
+            before_promote_hook: false,
+            hook_time: Duration::from_secs(120),
+        }
+    );
+}
+
+#[test]
+fn replicas_log_in_as_replication_if_there_is_such_a_user_and_else_as_the_cluster_does() {
+    let text = format!("credentials = \"west\"\n{}", cluster("a", "10.0.0.2:3306", "10.0.0.11"));
+    let west = "[credentials.west]\npassword_file = \"west\"\n";
+    let own = format!("{west}[credentials.replication]\nuser = \"repl\"\npassword_file = \"west\"\n");
+    for (agent, name) in [(west, "west"), (&*own, "replication")] {
+        let loaded = load(&[("shunt.toml", agent), ("west", "pw"), ("clusters.d/a.toml", &text)]);
+        assert_eq!(loaded.render(false), "");
+        assert_eq!(loaded.clusters[0].promoting.replication_credentials, name);
+    }
 }
 
 #[test]
@@ -183,12 +233,29 @@ fn hooks_are_commands_or_webhooks_and_the_http_socket_can_be_turned_off() {
                 [hooks]\nfence = \"/usr/bin/fence now\"\nnotify = \"https://chat.example/x\"\n";
     let loaded = load(&[("shunt.toml", text)]);
     assert!(!loaded.has_errors(), "{}", loaded.render(false));
-    assert_eq!(loaded.not_in_force.len(), 2);
+    assert_eq!(loaded.render(false), "");
     let agent = loaded.agent.unwrap();
     assert_eq!((agent.http, agent.table.as_str()), (None, "mine"));
     assert_eq!(agent.interfaces, ["eth0"]);
-    assert_eq!(agent.hooks.fence, Some(Hook::Command("/usr/bin/fence now".into())));
-    assert_eq!(agent.hooks.notify, Some(Hook::Webhook("https://chat.example/x".into())));
+    let fence = Hook { call: Call::Command("/usr/bin/fence now".into()), timeout: Duration::from_secs(30) };
+    assert_eq!(agent.hooks.fence, Some(fence));
+    let Some(Hook { call: Call::Webhook(webhook), .. }) = agent.hooks.notify else { panic!("a webhook") };
+    assert_eq!((webhook.url.to_string().as_str(), webhook.secret), ("https://chat.example/x", None));
+}
+
+#[test]
+fn a_hook_may_say_how_long_it_takes_and_what_its_body_is_signed_with() {
+    let text = "[hooks]\nfence = { command = \"/usr/bin/fence\", timeout = \"2m\" }\n\
+                notify = { url = \"https://chat.example/secret?x\", secret_file = \"chat.key\" }\n";
+    let loaded = load(&[("shunt.toml", text), ("chat.key", "hush\n")]);
+    assert_eq!(loaded.render(false), "");
+    let hooks = loaded.agent.unwrap().hooks;
+    let fence = Hook { call: Call::Command("/usr/bin/fence".into()), timeout: Duration::from_secs(120) };
+    assert_eq!(hooks.fence, Some(fence));
+    let shown = format!("{:?}", hooks.notify);
+    assert!(!shown.contains("secret") && !shown.contains("hush"), "{shown}");
+    let Some(Hook { call: Call::Webhook(webhook), timeout }) = hooks.notify else { panic!("a webhook") };
+    assert_eq!((webhook.secret.unwrap().key.reveal(), timeout), ("hush", Duration::from_secs(30)));
 }
 
 #[test]

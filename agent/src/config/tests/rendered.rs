@@ -81,10 +81,25 @@ fn a_list_that_is_never_closed_is_one_error_not_one_a_line() {
 }
 
 #[test]
-fn what_is_not_in_force_is_warned_about() {
+fn hooks_that_cannot_be_run_are_errors_each_with_its_place() {
+    let agent = r#"[hooks]
+fence = " "
+before_promote = { url = "https://user:pw@fence.example/", command = "/bin/fence", timeout = "1h" }
+after_failover = { urll = "https://chat.example/" }
+notify = { url = "ftp://chat.example/", secret_file = "gone.key" }
+fense = "/bin/fence"
+"#;
+    let shown = rendered(&[("shunt.toml", agent)]);
+    insta::assert_snapshot!(shown);
+    let agent = "secret_file = \"x\"\n[hooks]\nnotify = { command = \"/bin/tell\", secret_file = \"key\" }\nfence = 7\n\
+                 before_promote = \"http:///x\"\nafter_failover = { url = \"chat.example/x\" }\n";
+    insta::assert_snapshot!("hooks_that_cannot_be_run_more", rendered(&[("shunt.toml", agent)]));
+}
+
+#[test]
+fn a_cluster_that_nobody_can_be_promoted_in_is_warned_about() {
     let text = cluster("a", "10.0.0.2:3306", "10.0.0.11").replace("follow", "promote") + "allow = [\"10.0.0.0/8\"]\n";
-    let agent = "[hooks]\nnotify = \"/usr/bin/tell\"\n";
-    insta::assert_snapshot!(rendered(&[("shunt.toml", agent), ("clusters.d/a.toml", &text)]));
+    insta::assert_snapshot!(rendered(&[("clusters.d/a.toml", &text)]));
 }
 
 #[test]
@@ -196,6 +211,21 @@ fn bad_values_are_refused_each_with_its_reason() {
     check(Top("probe = { failures = 0 }"), "`failures` must be between 1 and 1000");
     check(Top("probe = { intervall = \"1s\" }"), "unknown key `intervall` in `[probe]` | did you mean `interval`?");
     check(Top("credentials = \"defualt\""), "shunt.toml has no credentials `defualt` | did you mean `default`?");
+    check(
+        Top("replication_credentials = \"replica\""),
+        "shunt.toml has no credentials `replica` | add `[credentials.replica]` to it",
+    );
+    check(
+        Top("salvage = \"aply\""),
+        "`aply` is not a value of `salvage` | did you mean `apply`? one of: \"keep\", \"apply\"",
+    );
+    check(Top("rejoin = \"true\""), "`rejoin` must be true or false, not a string | without quotes: true");
+    check(Top("rejoin = 1"), "`rejoin` must be true or false, not an integer | true or false");
+    check(Top("catch_up = \"0s\""), "`catch_up` must be at least 1s, not 0s");
+    check(
+        Listen("salvage = \"keep\""),
+        "unknown key `salvage` in `[[listen]]` | `salvage` belongs to the whole file: write it before the first `[[listen]]`",
+    );
     check(Top("hold = \"1s\""), "unknown key `hold` in the file | `hold` belongs in a `[[listen]]`");
     check(
         Listen("cooldown = \"1s\""),

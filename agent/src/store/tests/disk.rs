@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use shunt_core::Epoch;
+use shunt_core::operation::{OpId, Outcome, Step};
 use tempfile::TempDir;
 
-use super::{Health, Limits, Pin, Store, StoreError, address, cluster, event, folder};
+use super::operations::{BEFORE, at, ending, failover};
+use super::{Health, Limits, Pin, Store, StoreError, address, cluster, event, folder, sql};
 
-const LIMITS: Limits = Limits { events: 1_000_000, reserve: 1 << 20 };
+const LIMITS: Limits = Limits { events: 1_000_000, operations: 1_000, reserve: 1 << 20 };
 
 /// Runs a test with a disk of 8 MiB, or says loudly why it does not.
 fn with_small_disk(name: &str, options: &'static str, test: impl FnOnce(&Path) + Send + 'static) {
@@ -91,6 +93,48 @@ fn on_a_full_disk_epochs_pins_and_pauses_are_still_kept_and_events_are_refused()
         assert_eq!(fs::metadata(disk.join("reserve")).unwrap().len(), 1 << 20);
         store.record(&event("after")).unwrap();
         assert_eq!(store.latest_events(None, 1).unwrap()[0].event.message, "after");
+    });
+}
+
+#[test]
+fn on_a_full_disk_operations_go_on_step_by_step() {
+    with_small_disk("operations on a full disk", "size=8m", |disk| {
+        let orders = cluster("orders");
+        drop(Store::open_with(disk, LIMITS).unwrap());
+        let mut store = Store::open_with(disk, LIMITS).unwrap();
+        fill(disk);
+        let steps = [Step::Fence, Step::Disarm, Step::Drain, Step::Recheck, Step::Promote, Step::Open, Step::Repoint];
+        for id in 1..=20 {
+            let mut operation = failover(id);
+            store.begin_step(&orders, &operation, 1).unwrap();
+            for step in steps {
+                operation = at(operation, step);
+                store.begin_step(&orders, &operation, 2).unwrap();
+            }
+            store.end_operation(&orders, &operation, &ending(Outcome::Done), 3).unwrap();
+        }
+        store.begin_step(&orders, &failover(21), 4).unwrap();
+        assert_eq!(store.health(), Health::DiskFull);
+        drop(store);
+        let store = Store::open_with(disk, LIMITS).unwrap();
+        assert_eq!(store.unfinished(&orders).unwrap(), Some(failover(21)));
+        let record = store.operation(&orders, OpId(20)).unwrap().unwrap();
+        assert_eq!((record.steps.len(), record.operation.step), (1 + steps.len(), Step::Repoint));
+    });
+}
+
+#[test]
+fn a_new_version_starts_on_a_full_disk_because_the_reserve_gives_room_for_its_tables() {
+    with_small_disk("an upgrade on a full disk", "size=8m", |disk| {
+        let orders = cluster("orders");
+        let mut store = Store::open_with(disk, LIMITS).unwrap();
+        store.advance(&orders, Epoch(3), None).unwrap();
+        drop(store);
+        sql(disk, BEFORE);
+        fill(disk);
+        let mut store = Store::open_with(disk, LIMITS).unwrap();
+        assert_eq!((store.health(), store.epochs().unwrap()[&orders]), (Health::DiskFull, (Epoch(3), None)));
+        store.begin_step(&orders, &failover(1), 1).unwrap();
     });
 }
 

@@ -2,6 +2,7 @@
 
 mod disk;
 mod killed;
+mod operations;
 
 use std::net::SocketAddr;
 use std::path::Path;

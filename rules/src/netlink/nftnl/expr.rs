@@ -140,6 +140,15 @@ pub fn build(expr: &Expr) -> *mut sys::nftnl_expr {
             }
             object
         }
+        Expr::CopyWhole { group } => {
+            let object = new(c"log");
+            // SAFETY: `object` is a live expression; plain stores. Each packet is handed over at once.
+            unsafe {
+                sys::nftnl_expr_set_u16(object, sys::NFTNL_EXPR_LOG_GROUP as u16, *group);
+                sys::nftnl_expr_set_u16(object, sys::NFTNL_EXPR_LOG_QTHRESHOLD as u16, 1);
+            }
+            object
+        }
         Expr::Untracked => new(c"notrack"),
         Expr::Random { modulus, reg } => {
             let object = new(c"numgen");

@@ -1,5 +1,6 @@
 //! A world of three fake servers around the real state machine.
 
+mod acknowledged;
 mod assess;
 mod invariants;
 mod leases;

@@ -1,0 +1,140 @@
+use shunt_core::cluster::{Cluster, OperationStatus, Remembered};
+use shunt_core::operation::{OpId, Outcast, Step};
+use shunt_core::{ClusterName, Epoch, Mono};
+
+use super::*;
+use crate::config;
+
+fn server(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 10 + n], 3306))
+}
+
+/// Two servers that answer, the first of them the primary.
+fn healthy(mode: &str) -> ClusterStatus {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("clusters.d")).unwrap();
+    let password = dir.path().join("password");
+    std::fs::write(&password, "x").unwrap();
+    let agent = format!("[credentials.default]\npassword_file = \"{}\"\n", password.display());
+    std::fs::write(dir.path().join("shunt.toml"), agent).unwrap();
+    let text = format!(
+        "name = \"orders\"\nservers = [\"{}\", \"{}\"]\nfailover = \"{mode}\"\n\
+         [[listen]]\nrole = \"primary\"\naddress = \"10.0.0.2:3306\"\n",
+        server(1),
+        server(2)
+    );
+    std::fs::write(dir.path().join("clusters.d/orders.toml"), text).unwrap();
+    let loaded = config::load(dir.path(), &config::system_resolver);
+    assert!(!loaded.has_errors(), "{}", loaded.render(false));
+    let remembered = Remembered { epoch: Epoch(7), primary: Some(server(1)), ..Remembered::default() };
+    let (cluster, _) = Cluster::new(loaded.clusters[0].clone(), remembered, Mono::ZERO);
+    let mut status = cluster.status(Mono::ZERO);
+    status.verdict = Verdict::Healthy;
+    for server in &mut status.servers {
+        server.answers = true;
+    }
+    status
+}
+
+fn said(status: &ClusterStatus, wish: Wish, to: Option<SocketAddr>) -> Option<String> {
+    let line = status.operation.map(|o| OperationLine {
+        cluster: ClusterName::new("orders").unwrap(),
+        op: o.id.0,
+        kind: o.kind,
+        step: o.step,
+        since: "2026-01-02T03:04:05.678Z".to_owned(),
+        chosen: None,
+    });
+    refusal(status, line.as_ref(), wish, to).map(|p| {
+        assert_eq!(p.code, ProblemCode::RefusedByRule);
+        assert!(p.hint.is_some());
+        p.error
+    })
+}
+
+#[test]
+fn nothing_stands_against_an_operation_on_a_healthy_cluster() {
+    for mode in ["promote", "off"] {
+        let status = healthy(mode);
+        for wish in [Wish::Switchover, Wish::Failover, Wish::Drill] {
+            assert_eq!(said(&status, wish, None), None);
+            assert_eq!(said(&status, wish, Some(server(2))), None);
+        }
+    }
+}
+
+#[test]
+fn a_cluster_that_is_followed_is_not_operated_on() {
+    let status = healthy("follow");
+    for wish in [Wish::Switchover, Wish::Failover, Wish::Drill] {
+        assert_eq!(said(&status, wish, None).unwrap(), "shunt follows orders and changes none of its servers");
+    }
+}
+
+#[test]
+fn the_primary_cannot_succeed_itself() {
+    let status = healthy("promote");
+    let refused = said(&status, Wish::Switchover, Some(server(1))).unwrap();
+    assert_eq!(refused, "10.0.0.11:3306 is the primary of orders already");
+}
+
+#[test]
+fn an_operation_under_way_is_named_with_its_step() {
+    let mut status = healthy("promote");
+    status.operation = Some(OperationStatus {
+        id: OpId(17),
+        kind: Kind::Switchover,
+        step: Step::CatchUp,
+        since: Mono::ZERO,
+        chosen: None,
+    });
+    assert_eq!(
+        said(&status, Wish::Failover, None).unwrap(),
+        "switchover 17 of orders is under way: step catch_up, begun 2026-01-02T03:04:05.678Z"
+    );
+}
+
+#[test]
+fn a_drill_needs_a_cluster_that_is_well_and_a_failover_does_not() {
+    let (mut dead, mut silent, mut outcast) = (healthy("promote"), healthy("promote"), healthy("promote"));
+    dead.verdict = Verdict::Dead;
+    dead.reasons = vec!["db1 failed 2 times in a row".to_owned()];
+    silent.servers[1].answers = false;
+    outcast.outcasts = vec![Outcast { server: server(2), epoch: Epoch(6), quarantine: None }];
+    for (status, why) in [
+        (&dead, "orders is not well: the verdict is dead: db1 failed 2 times in a row"),
+        (&silent, "orders is not well: 10.0.0.12:3306 does not answer"),
+        (&outcast, "orders is not well: 10.0.0.12:3306 was cast out and has not rejoined"),
+    ] {
+        assert_eq!(said(status, Wish::Drill, None).unwrap(), why);
+        assert_eq!(said(status, Wish::Failover, None), None);
+    }
+}
+
+#[test]
+fn a_drill_is_rehearsed_as_a_switchover_and_carried_out_as_a_failover() {
+    let wanted = OperateRequest { dry_run: true, ..OperateRequest::default() };
+    let rehearsal = intent(Wish::Drill, &wanted, None, "root").unwrap();
+    assert_eq!((rehearsal.kind, rehearsal.dry_run), (Kind::Switchover, true));
+    let real = intent(Wish::Drill, &OperateRequest::default(), None, "root").unwrap();
+    assert_eq!((real.kind, real.dry_run, real.allow_loss), (Kind::Failover, false, false));
+    assert_eq!(real.by, "root, as a drill");
+}
+
+#[test]
+fn a_wish_takes_only_what_it_has_a_use_for() {
+    let grace = OperateRequest { grace_ms: Some(5_000), ..OperateRequest::default() };
+    let loss = OperateRequest { allow_data_loss: true, ..OperateRequest::default() };
+    let endless = OperateRequest { grace_ms: Some(u64::MAX), ..OperateRequest::default() };
+    assert_eq!(intent(Wish::Switchover, &grace, None, "root").unwrap().grace, Duration::from_secs(5));
+    assert!(intent(Wish::Failover, &loss, None, "root").unwrap().allow_loss);
+    for (wish, wanted) in [
+        (Wish::Failover, &grace),
+        (Wish::Drill, &grace),
+        (Wish::Switchover, &loss),
+        (Wish::Drill, &loss),
+        (Wish::Switchover, &endless),
+    ] {
+        assert_eq!(intent(wish, wanted, None, "root").unwrap_err().code, ProblemCode::BadRequest);
+    }
+}

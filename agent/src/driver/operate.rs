@@ -1,0 +1,131 @@
+//! A cluster's operations: written down, started, ended, and what an operator asks of them.
+
+use shunt_core::cluster::{Action, Event, Remembered};
+use shunt_core::config::ClusterConfig;
+use shunt_core::operation::{Ending, Intent, OpId, Operation, Order, Outcast};
+
+use super::cluster::{ClusterTask, error_chain};
+use crate::clock::Clock;
+use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
+use crate::store::{Store, StoreError};
+
+/// What could not be written down yet. It is tried again before anything else is written.
+#[derive(Default)]
+pub(super) struct Owed {
+    end: Option<(Box<Operation>, Ending)>,
+    outcasts: Option<Vec<Outcast>>,
+}
+
+impl ClusterTask {
+    /// The journal first, the tasks second.
+    pub(super) async fn begin(&mut self, operation: Box<Operation>, orders: Vec<Order>) -> Event {
+        let serial = operation.serial;
+        if let Err(error) = self.pay_debts().await {
+            return Event::NotBegun { serial, error };
+        }
+        let (name, at_ms) = (self.name.clone(), self.shared.clock.unix_ms_now());
+        super::crash::point("journal", operation.step.word());
+        let word = operation.step.word();
+        let written = self.shared.journal.with(move |store| store.begin_step(&name, &operation, at_ms)).await;
+        if let Err(error) = written {
+            return Event::NotBegun { serial, error: error_chain(&error) };
+        }
+        super::crash::point("step", word);
+        self.start(orders);
+        Event::Begun { serial }
+    }
+
+    pub(super) fn start(&mut self, orders: Vec<Order>) {
+        self.tasks.start(orders, self.machine.epoch().0);
+    }
+
+    pub(super) async fn end(&mut self, operation: Box<Operation>, ending: Ending) {
+        self.shared.counters.operated(self.name.as_str(), operation.kind, ending.outcome);
+        self.owed.end = Some((operation, ending));
+        self.pay().await;
+    }
+
+    pub(super) async fn keep_outcasts(&mut self, outcasts: Vec<Outcast>) {
+        self.owed.outcasts = Some(outcasts);
+        self.pay().await;
+    }
+
+    /// Tries to write down what is owed; a disk that is full is tried again with the next step.
+    async fn pay(&mut self) {
+        if let Err(error) = self.pay_debts().await {
+            tracing::error!(cluster = %self.name, error, "an operation could not be written down; it is tried again");
+        }
+    }
+
+    async fn pay_debts(&mut self) -> Result<(), String> {
+        if let Some(outcasts) = self.owed.outcasts.clone() {
+            let name = self.name.clone();
+            let written = self.shared.journal.with(move |store| store.keep_outcasts(&name, &outcasts)).await;
+            written.map_err(|error| error_chain(&error))?;
+            self.owed.outcasts = None;
+        }
+        if let Some((operation, ending)) = self.owed.end.clone() {
+            let (name, at_ms) = (self.name.clone(), self.shared.clock.unix_ms_now());
+            let written =
+                self.shared.journal.with(move |store| store.end_operation(&name, &operation, &ending, at_ms)).await;
+            match written {
+                // It was written before, or is not the journal's: there is nothing more to write.
+                Ok(()) | Err(super::JournalError::Store(StoreError::Stale { .. })) => {}
+                Err(error) => return Err(error_chain(&error)),
+            }
+            self.owed.end = None;
+        }
+        Ok(())
+    }
+
+    /// What an operator asks for: refused, or begun and under way.
+    pub(super) fn operate(&mut self, intent: Intent) -> (Vec<Action>, Result<OpId, Problem>) {
+        if let Some(refusal) = self.machine.refusal(&intent, self.now()) {
+            let code = if refusal.is_misuse { ProblemCode::BadRequest } else { ProblemCode::RefusedByRule };
+            let problem = Problem {
+                schema_version: SCHEMA_VERSION,
+                code,
+                error: refusal.error,
+                hint: refusal.hint,
+                details: None,
+            };
+            return (Vec::new(), Err(problem));
+        }
+        let actions = self.handle(Event::Operate(intent));
+        (actions, Ok(self.machine.last_operation()))
+    }
+
+    /// Why a pin has to wait.
+    pub(super) fn busy(&self) -> Option<Problem> {
+        let refusal = self.machine.busy()?;
+        Some(Problem {
+            schema_version: SCHEMA_VERSION,
+            code: ProblemCode::RefusedByRule,
+            error: refusal.error,
+            hint: Some(format!("`shunt events -f {}` shows how it goes on", self.name)),
+            details: None,
+        })
+    }
+}
+
+/// Adds to what is remembered of a cluster what its operations left.
+pub(super) fn remember_operations(
+    store: &Store,
+    clock: Clock,
+    config: &ClusterConfig,
+    memory: &mut Remembered,
+) -> Result<(), StoreError> {
+    memory.last_operation = store.last_operation(&config.name)?;
+    memory.outcasts = store.outcasts(&config.name)?;
+    match store.unfinished(&config.name) {
+        Ok(operation) => memory.operation = operation,
+        Err(error @ StoreError::UnreadableOperation { .. }) => memory.unreadable = Some(error_chain(&error)),
+        Err(error) => return Err(error),
+    }
+    memory.cooldown_until = store.last_failover_ended_ms(&config.name)?.map(|ended| {
+        let cooldown = i64::try_from(config.cooldown.as_millis()).unwrap_or(i64::MAX);
+        // Whatever the machine's clock did meanwhile: never longer than a whole cooldown from now.
+        clock.at_unix_ms(ended.saturating_add(cooldown)).min(clock.now() + config.cooldown)
+    });
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Blocked flows: copies of what their clients sent wait here, and go back into the stack when the flows go on.
+//!
+//! TCP would send it again by itself, so nothing is lost without this, but not before 200 ms have gone by (RFC 6298, 2.4, as
+//! Linux has it). A flow is blocked for a few milliseconds, to look whether its session is idle; somebody who had just
+//! begun to speak should not have to wait longer than that. The guard therefore copies what it drops of such a flow. Put
+//! back through a raw socket, from the client to the listener, it takes the way of the host's own packets, where conntrack
+//! counts it to its flow, whose NAT applies. What was copied too late, or found no room, comes by TCP's own repetition.
+
+mod room;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use shunt_core::datapath::DatapathError;
+use shunt_core::flow::Tuple;
+
+use crate::nflog::Copies;
+use crate::packet::Whole;
+use crate::raw::Raw;
+use crate::schema::Groups;
+use crate::transaction::kernel;
+use crate::wake::Wake;
+use room::Room;
+
+pub struct Block {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Wake,
+}
+
+#[derive(Default)]
+struct State {
+    room: Room,
+    /// Flows that have gone on.
+    released: Vec<Tuple>,
+    stop: bool,
+}
+
+impl Block {
+    /// The thread works in the network namespace of the caller.
+    pub fn start(groups: Groups) -> Result<Self, DatapathError> {
+        let copies = Copies::subscribe(groups.blocked)?;
+        let raw = Raw::open(None)?;
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("shunt-block".to_owned())
+            .spawn(move || theirs.run(copies, &raw))
+            .map_err(kernel("start the thread that keeps what blocked clients send"))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The clients of these flows are not heard from now on. To be called before the kernel ceases to hear them.
+    pub fn block(&self, flows: &[(Tuple, SocketAddr)]) {
+        if !flows.is_empty() {
+            let mut state = self.shared.lock();
+            flows.iter().for_each(|(flow, backend)| state.room.block(*flow, *backend));
+        }
+    }
+
+    /// These flows go on. To be called after the kernel lets them.
+    pub fn release(&self, flows: &[Tuple]) {
+        if !flows.is_empty() {
+            self.shared.lock().released.extend(flows);
+            self.shared.wake.wake();
+        }
+    }
+
+    /// These flows end: what was kept of them is of no use to anybody.
+    pub fn forget(&self, flows: &[Tuple]) {
+        let mut state = self.shared.lock();
+        flows.iter().for_each(|flow| state.room.forget(*flow));
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported already, and there is nobody to hand it on to.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in the critical sections can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, mut copies: Copies, raw: &Raw) {
+        loop {
+            let released = {
+                let mut state = self.lock();
+                if state.stop {
+                    return;
+                }
+                std::mem::take(&mut state.released)
+            };
+            // What was dropped before the flows went on is among the copies that wait to be read.
+            let mut packets = self.read(&mut copies);
+            {
+                let mut state = self.lock();
+                let now = Instant::now();
+                packets.extend(released.into_iter().flat_map(|flow| state.room.release(flow, now)));
+            }
+            put_back(raw, packets);
+            self.wake.wait(&copies, None);
+        }
+    }
+
+    /// Takes the copies in. Returns those that are late: their flows have gone on already.
+    fn read(&self, copies: &mut Copies) -> Vec<(SocketAddr, Whole)> {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        let read = copies.read_bytes(|packet| {
+            if let Some(packet) = Whole::parse(packet) {
+                late.extend(self.lock().room.came(packet, now));
+            }
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, "cannot read what blocked clients send");
+        }
+        late
+    }
+}
+
+fn put_back(raw: &Raw, packets: Vec<(SocketAddr, Whole)>) {
+    let total = packets.len();
+    for (listener, packet) in packets {
+        for piece in packet.pieces(listener) {
+            if let Err(error) = raw.send_bytes(&piece, listener) {
+                // The flow has ended meanwhile, or its client sends it again.
+                tracing::debug!(%error, %listener, "what a blocked client sent could not be put back");
+            }
+        }
+    }
+    if total > 0 {
+        tracing::debug!(total, "put packets of flows that were blocked back");
+    }
+}
