@@ -122,12 +122,13 @@ impl World {
         self.violated(Invariant::NothingAcknowledgedIsLost, detail);
     }
 
-    /// 4. A client's packet passes the proxy: to the primary of the kernel's epoch, or to one that it spares. Drained and kept
-    /// connections may go on to a server that takes no writes.
+    /// 4. A client's packet passes the proxy: to the primary of the kernel's epoch, or to one that it spares. Connections that are
+    /// configured to be drained or kept may go on to one that takes no writes, or that is the primary of the epoch still.
     pub fn no_packet_to_the_old(&mut self, p: usize, listener: std::net::SocketAddr, s: usize) {
         let kernel = &self.proxies[p].kernel;
         let leads = kernel.leads(listener) == Some(db(s)) || kernel.spares(listener, db(s));
-        let harmless = self.scenario.established != Established::Reset && self.servers[s].read_only;
+        let harmless = self.servers[s].read_only || kernel.primary == Some(db(s));
+        let harmless = self.scenario.established != Established::Reset && harmless;
         if !leads && !harmless {
             let detail = format!("a packet passes proxy{} to db{}", p + 1, s + 1);
             self.violated(Invariant::NoPacketToTheOld, detail);
