@@ -296,6 +296,32 @@ each_flavour! {
         Ok(())
     }
 
+    fn a_password_may_have_every_character(install) {
+        Bench::start(install, 2, &[])?.run(async |cluster, _| {
+            let db = addresses(cluster);
+            let odd = r#"it's \ "an" `odd`, one\"#;
+            let literal = odd.replace('\\', "\\\\").replace('\'', "''");
+            cluster.server(0).sql(&format!("CREATE USER odd@'%' IDENTIFIED BY '{literal}'"))?;
+            cluster.server(0).sql("GRANT REPLICATION SLAVE ON *.* TO odd@'%'")?;
+            cluster.wait_caught_up(1, 0)?;
+            let login = |password: &str| Credentials { password: Password::new(password), ..credentials("odd") };
+            let tasks = |password| Tasks(Executor::new(credentials("shunt"), login(password)));
+            let task = Task::Follow { server: db[1], source: db[0], semi_sync: false };
+            // Whoever follows already is left alone, so it is cut off first.
+            tasks(odd).standing(Task::StopReceiving { server: db[1] }).await?;
+            tasks(odd).twice(task.clone()).await?;
+            insert(cluster, 0, "through")?;
+            wait_for_note(cluster, 1, "through")?;
+
+            tasks(odd).standing(Task::StopReceiving { server: db[1] }).await?;
+            let wrong = tasks("wrong").order(task, Duration::from_secs(5)).await;
+            let Err(error) = wrong else { bail!("it follows with a wrong password: {wrong:?}") };
+            ensure!(error.message.contains("1045") && !error.message.contains("wrong'"), "{error:?}");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     fn no_server_follows_itself(install) {
         Bench::start(install, 1, &[])?.run(async |cluster, tasks| {
             let server = addresses(cluster)[0];
@@ -362,6 +388,23 @@ each_flavour! {
             insert(cluster, 0, "writable")?;
             let standing = tasks.standing(Task::Examine { server: db[0] }).await?;
             ensure!(!standing.read_only, "{standing:?}");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn a_session_that_is_in_the_way_is_waited_for_or_ended(install) {
+        Bench::start(install, 1, &[])?.run(async |cluster, tasks| {
+            let server = addresses(cluster)[0];
+            let mut client = client(server, cluster.flavour()).await?;
+            client.query_drop("LOCK TABLES app.t WRITE").await?;
+            let task = |end_sessions| Task::MakeReadOnly { server, end_sessions };
+            let spared = tasks.order(task(false), Duration::from_secs(2)).await;
+            ensure!(matches!(&spared, Err(error) if error.cause == Cause::Unknown), "{spared:?}");
+            client.query_drop("INSERT INTO app.t (note) VALUES ('goes on')").await?;
+            ensure!(!tasks.standing(Task::Examine { server }).await?.read_only);
+            ensure!(tasks.twice(task(true)).await?.read_only);
+            ensure!(client.query_drop("INSERT INTO app.t (note) VALUES ('is over')").await.is_err());
             Ok(())
         })?;
         Ok(())
@@ -458,20 +501,18 @@ each_flavour! {
             cluster.server(0).kill()?;
             let started = Instant::now();
             let goal = tasks.standing(Task::StopReceiving { server: db[1] }).await?.received;
-            let stopped = started.elapsed();
+            let (stopped, started) = (started.elapsed(), Instant::now());
             tasks.standing(Task::Drain { server: db[1], goal: goal.clone() }).await?;
-            let drained = started.elapsed();
+            let (drained, started) = (started.elapsed(), Instant::now());
             let promoted = tasks.standing(Task::Promote { server: db[1], has: goal, semi_sync: true }).await?;
-            let whole = started.elapsed();
+            let promotion = started.elapsed();
             ensure!(!promoted.read_only);
-            let follow = Instant::now();
+            let started = Instant::now();
             tasks.standing(Task::Follow { server: db[2], source: db[1], semi_sync: true }).await?;
             eprintln!(
-                "measured: cold examine {cold:?}; stop receiving {stopped:?}, drain {:?}, promote {:?}, together {whole:?}; \
+                "measured: cold examine {cold:?}; stop receiving {stopped:?}, drain {drained:?}, promote {promotion:?}; \
                  follow {:?}",
-                drained - stopped,
-                whole - drained,
-                follow.elapsed()
+                started.elapsed()
             );
             Ok(())
         })?;

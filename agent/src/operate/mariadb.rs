@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::gtid::{GtidPosition, History, MariaGtid};
+use shunt_core::gtid::{History, MariaGtid};
 use shunt_core::observation::Flavour;
 use shunt_core::operation::{SemiSyncRole, Standing};
 
@@ -68,7 +68,7 @@ impl Mariadb {
     }
 
     /// Stops, changes and starts.
-    fn repoint(&self, look: &Look, source: &Source<'_>, between: Script) -> Script {
+    fn repoint(look: &Look, source: &Source<'_>, between: Script) -> Script {
         let name = connection(look);
         let mut script = vec![format!("STOP SLAVE{name}")];
         // What a former primary wrote is in its binary log only, and would be asked for again.
@@ -186,9 +186,7 @@ impl Dialect for Mariadb {
     }
 
     fn wait_applied(&self, goal: &History, at_most: Duration) -> String {
-        // A position has one member a domain, the last.
-        let position = GtidPosition::parse(Flavour::Mariadb, &goal.to_string()).map(|p| p.to_string());
-        format!("SELECT MASTER_GTID_WAIT('{}', {:.3})", position.unwrap_or_default(), at_most.as_secs_f64())
+        format!("SELECT MASTER_GTID_WAIT('{}', {:.3})", position_of(goal), at_most.as_secs_f64())
     }
 
     fn keeps_relay_log(&self) -> bool {
@@ -196,7 +194,7 @@ impl Dialect for Mariadb {
     }
 
     fn catch_up(&self, look: &Look, source: &Source<'_>) -> Script {
-        self.repoint(look, source, Vec::new())
+        Self::repoint(look, source, Vec::new())
     }
 
     fn promote(&self, look: &Look, semi_sync: bool) -> Script {
@@ -218,8 +216,15 @@ impl Dialect for Mariadb {
                 semi_sync.push("SET GLOBAL rpl_semi_sync_slave_enabled = ON".to_owned());
             }
         }
-        self.repoint(look, source, semi_sync)
+        Self::repoint(look, source, semi_sync)
     }
+}
+
+/// The position at which a history is complete: it has one member a domain, the last.
+fn position_of(history: &History) -> MariaGtid {
+    let History::Mariadb(history) = history else { return MariaGtid::default() };
+    let members = history.spans().map(|((domain, server), _, last)| format!("{domain}-{server}-{last}"));
+    members.collect::<Vec<_>>().join(",").parse().unwrap_or_default()
 }
 
 /// A statement a channel.
@@ -242,5 +247,20 @@ fn channel(row: &Row) -> Channel {
         heartbeat: row.seconds(&["Slave_heartbeat_period"]).filter(|period| !period.is_zero()),
         delay: row.number(&["SQL_Delay"]).unwrap_or(0),
         filters: filters(row),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_complete_at_the_last_transaction_of_every_domain() {
+        let history = |text| History::parse(Flavour::Mariadb, text).unwrap();
+        assert_eq!(position_of(&history("0-1-100,0-2-110,7-1-3")).to_string(), "0-2-110,7-1-3");
+        // A difference, which has spans.
+        let left = history("0-1-100,0-2-110").minus(&history("0-2-105,0-1-100"));
+        assert_eq!(position_of(&left).to_string(), "0-2-110");
+        assert_eq!(position_of(&history("")).to_string(), "");
     }
 }

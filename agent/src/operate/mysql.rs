@@ -297,3 +297,96 @@ fn channel(row: &Row, periods: &[Row]) -> Channel {
         name,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use shunt_core::operation::Replication;
+
+    use super::*;
+    use crate::config::{Credentials, Password};
+
+    fn server(old_words: bool) -> Mysql {
+        Mysql {
+            uuid: String::new(),
+            version: String::new(),
+            binlog: true,
+            replica_updates: true,
+            binlog_format: true,
+            group: false,
+            semi_source: Some(if old_words { "master" } else { "source" }),
+            semi_replica: Some(if old_words { "slave" } else { "replica" }),
+            schema: true,
+            missing: Vec::new(),
+            old_words,
+        }
+    }
+
+    fn look(channels: Vec<Channel>) -> Look {
+        let nothing = History::empty(Flavour::Mysql);
+        let standing = Standing {
+            flavour: Flavour::Mysql,
+            version: String::new(),
+            uuid: None,
+            server_id: 1,
+            read_only: true,
+            executed: nothing.clone(),
+            received: nothing,
+            replication: Replication::default(),
+            obstacles: Vec::new(),
+            semi_sync: None,
+            in_group: false,
+            binlog_format: String::new(),
+        };
+        Look { standing, channels, slave_pos: String::new(), binlog_pos: String::new() }
+    }
+
+    fn follow(old_words: bool, look: &Look) -> String {
+        let login =
+            Credentials { user: "repl".to_owned(), password_file: PathBuf::new(), password: Password::new(r"a'b\c") };
+        let address = "[fd00::1]:3307".parse().unwrap();
+        let source = Source { address, login: &login, tls: true, semi_sync: Some(true) };
+        server(old_words).follow(look, &source).join("\n")
+    }
+
+    #[test]
+    fn a_new_replica_is_set_up_in_the_words_that_its_version_knows() {
+        let new = [
+            "STOP REPLICA",
+            r"CHANGE REPLICATION SOURCE TO SOURCE_HOST = 'fd00::1', SOURCE_PORT = 3307, SOURCE_USER = 'repl', SOURCE_PASSWORD = 'a\'b\\c', SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = 86400, GET_SOURCE_PUBLIC_KEY = 1, SOURCE_AUTO_POSITION = 1, SOURCE_SSL = 1, SOURCE_HEARTBEAT_PERIOD = 1",
+            "SET GLOBAL rpl_semi_sync_source_enabled = OFF",
+            "SET GLOBAL rpl_semi_sync_replica_enabled = ON",
+            "START REPLICA",
+        ]
+        .join("\n");
+        assert_eq!(follow(false, &look(Vec::new())), new);
+        // 8.0.22 to 8.0.25, whose semi-sync plugins have the old names, too.
+        let old = new
+            .replace("REPLICATION SOURCE", "MASTER")
+            .replace("SOURCE_", "MASTER_")
+            .replace("semi_sync_source", "semi_sync_master")
+            .replace("semi_sync_replica", "semi_sync_slave");
+        assert_eq!(follow(true, &look(Vec::new())), old);
+    }
+
+    #[test]
+    fn a_channel_keeps_its_name_and_a_shorter_heartbeat() {
+        let channel = Channel {
+            name: "from_a".to_owned(),
+            host: "a".to_owned(),
+            port: 3306,
+            io: shunt_core::observation::IoThread::Stopped,
+            io_error: String::new(),
+            applying: false,
+            apply_error: String::new(),
+            by_gtid: true,
+            heartbeat: Some(Duration::from_millis(500)),
+            delay: 0,
+            filters: Vec::new(),
+        };
+        let text = follow(false, &look(vec![channel]));
+        assert!(!text.contains("HEARTBEAT"), "{text}");
+        assert_eq!(text.matches("FOR CHANNEL 'from_a'").count(), 3, "{text}");
+    }
+}

@@ -85,6 +85,13 @@ impl Health {
         self.seen_as_replica = false;
     }
 
+    /// It was just made read-only, whatever it last said.
+    pub fn note_read_only(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            answer.state.read_only = true;
+        }
+    }
+
     /// It was just made a primary, whatever it last said.
     pub fn note_writable(&mut self, at: Mono) {
         self.changed_at = Some(at);

@@ -64,6 +64,9 @@ impl Cluster {
                 self.config.name
             ));
         }
+        if let Some(other) = self.stranger(old) {
+            return Some(format!("{} is writable already: somebody else may be at work", self.label(other)));
+        }
         if self.config.data_loss == DataLoss::Forbid && self.proof_of(old, now).is_none() {
             return Some(format!(
                 "data_loss is \"forbid\" and nothing proves that every acknowledged transaction is on a replica: semi-sync was \
@@ -104,6 +107,17 @@ impl Cluster {
         })
     }
 
+    /// A server that takes writes though it is neither the primary nor anybody that an operation made writable.
+    pub(super) fn stranger(&self, old: SocketAddr) -> Option<SocketAddr> {
+        let op = self.run.as_ref().map(|run| &run.op);
+        let known = |server: SocketAddr| {
+            server == old
+                || self.outcasts.contains_key(&server)
+                || op.is_some_and(|op| op.chosen == Some(server) || op.suspects.contains(&server))
+        };
+        self.view(Mono::ZERO).writable().find(|&server| !known(server))
+    }
+
     /// What semi-sync proves of a primary that cannot be asked any more.
     pub(super) fn proof_of(&self, old: SocketAddr, now: Mono) -> Option<Proof> {
         if self.assessment.verdict == Verdict::Dead { self.proof.clone() } else { acknowledged_by(self.view(now), old) }
@@ -121,7 +135,15 @@ impl Cluster {
         self.last_operation.0 += 1;
         let proof = self.proof_of(old, now);
         let state = self.servers.get(&old).and_then(Health::state);
-        let semi_sync = state.and_then(|s| s.semi_sync).is_some_and(|semi| semi.source_enabled);
+        // A primary that was never heard is judged by its replicas: to wait for acknowledgements in vain is the lesser evil.
+        let semi_sync = match state {
+            Some(state) => state.semi_sync.is_some_and(|semi| semi.source_enabled),
+            None => self
+                .servers
+                .values()
+                .filter_map(Health::state)
+                .any(|s| s.semi_sync.is_some_and(|semi| semi.replica_enabled || semi.source_enabled)),
+        };
         Operation {
             id: self.last_operation,
             kind,

@@ -308,7 +308,7 @@ impl Cluster {
                 return;
             }
             run.wake_at = None;
-            if self.was_overtaken(now, actions) || !self.step(now, actions) {
+            if self.was_overtaken(now, actions) || self.is_without_lock(now, actions) || !self.step(now, actions) {
                 return;
             }
         }

@@ -8,7 +8,7 @@ use super::{AGAIN, Answer, Wanted, telling, want};
 use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
-use crate::cluster::health::Evidence;
+use crate::cluster::health::{Evidence, Health};
 use crate::config::ListenerRole;
 use crate::operation::{Candidates, Kind, Outcome, Report, Standing, Step, Task, choose};
 
@@ -183,15 +183,26 @@ impl Cluster {
         let Some(run) = &self.run else { return Vec::new() };
         let op = &run.op;
         let mut tasks = vec![want(Task::MakeWritable { server: op.old }, UNDO)];
-        let others = self.servers.keys().copied().filter(|&s| s != op.old && self.evidence(s) == Evidence::Answers);
         if run.revoked {
-            let source = op.old;
-            let semi_sync = op.semi_sync;
+            let (source, semi_sync) = (op.old, op.semi_sync);
+            let receivers = self.receivers_before(source);
             tasks.extend(
-                others.map(|server| Wanted { aside: true, ..want(Task::Follow { server, source, semi_sync }, FOLLOW) }),
+                receivers
+                    .map(|server| Wanted { aside: true, ..want(Task::Follow { server, source, semi_sync }, FOLLOW) }),
             );
         }
         tasks
+    }
+
+    /// Who received from that server until it was told to stop.
+    fn receivers_before(&self, source: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+        let view = self.view(Mono::ZERO);
+        let receives = move |server: SocketAddr| {
+            let state = view.servers.get(&server).and_then(Health::state);
+            state.is_some_and(|state| state.channels.iter().any(|channel| view.is_source(channel, source)))
+        };
+        let trusted = move |server: &SocketAddr| !view.outcasts.contains_key(server) && receives(*server);
+        view.answering().map(|(server, ..)| server).filter(move |server| *server != source && trusted(server))
     }
 
     pub(super) fn undo(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {

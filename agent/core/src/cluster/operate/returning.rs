@@ -111,7 +111,10 @@ impl Cluster {
         let step = match (stage, result) {
             (_, Err(error)) => Err(error.message),
             (Stage::Disarming, Ok(Report::Standing(standing))) if standing.read_only => {
-                self.compare(server, standing, actions)
+                if let Some(health) = self.servers.get_mut(&server) {
+                    health.note_read_only();
+                }
+                self.compare(server, standing, now, actions)
             }
             (Stage::Comparing(theirs), Ok(Report::Standing(ours))) => {
                 self.judge(server, &theirs, &ours, actions);
@@ -158,12 +161,14 @@ impl Cluster {
         &mut self,
         server: SocketAddr,
         standing: Box<Standing>,
+        now: Mono,
         actions: &mut Vec<Action>,
     ) -> Result<(), String> {
         let quarantined = self.outcasts.get(&server).is_some_and(|outcast| outcast.quarantine.is_some());
         if quarantined {
-            // It was only to be kept from writes.
-            self.returning.remove(&server);
+            // It was only to be kept from writes; whoever makes it writable all the time is not outrun.
+            let returning = Returning { order: None, stage: Stage::Disarming, rest_until: Some(now + AGAIN) };
+            self.returning.insert(server, returning);
             return Ok(());
         }
         let healthy =

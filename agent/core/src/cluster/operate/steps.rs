@@ -8,7 +8,6 @@ use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
 use crate::cluster::health::{Evidence, Health};
-use crate::cluster::verdict::Direction;
 use crate::config::DataLoss;
 use crate::observation::FailureKind;
 use crate::operation::{Candidates, Cause, Hook, Kind, Outcome, Report, Standing, Step, Task, Trigger, choose};
@@ -23,7 +22,6 @@ const SALVAGE: Duration = Duration::from_secs(20);
 const RECHECK: Duration = Duration::from_millis(500);
 const PROMOTE: Duration = Duration::from_secs(5);
 const FOLLOW: Duration = Duration::from_secs(10);
-const HOOK: Duration = Duration::from_secs(30);
 /// So often is a server asked in vain before it is given up.
 const PATIENCE: u32 = 3;
 
@@ -132,6 +130,10 @@ impl Cluster {
     }
 
     fn note_disarmed(&mut self, standing: &Standing) {
+        let old = self.run.as_ref().map(|run| run.op.old);
+        if let Some(health) = old.and_then(|old| self.servers.get_mut(&old)) {
+            health.note_read_only();
+        }
         run_mut(self, |run| {
             run.op.disarmed = Some(standing.executed.clone());
             run.op.old_executed = Some(standing.executed.clone());
@@ -537,12 +539,6 @@ impl Cluster {
                 return true;
             }
             None => {
-                let old = self.run.as_ref().map(|run| run.op.old);
-                if let Some(why) = self.lock_bar(old) {
-                    self.note_stuck(why, actions);
-                    run_mut(self, |run| run.rest(now + AGAIN));
-                    return true;
-                }
                 let tasks = self.promoting();
                 self.start(tasks, now, actions);
             }
@@ -550,17 +546,35 @@ impl Cluster {
         false
     }
 
-    /// Somebody else has promoted a server meanwhile: then this is over.
+    /// Somebody else has made a server writable meanwhile: then this is over, and the fence stays until it is clear who is
+    /// the primary.
     pub(super) fn was_overtaken(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
         let Some(op) = self.run.as_ref().map(|run| &run.op) else { return false };
-        let Direction::Lead(heir) = self.assessment.direction else { return false };
-        let ours = heir == op.old || Some(heir) == op.chosen || op.suspects.contains(&heir);
-        if ours || op.promotion_began || op.kind == Kind::Switchover || op.step < Step::Fence {
+        let (old, chosen, step) = (op.old, op.chosen, op.step);
+        if matches!(step, Step::Precheck | Step::Repoint | Step::Undo | Step::Reopen) {
             return false;
         }
-        let why = format!("somebody else has made {} the primary", self.label(heir));
+        let Some(stranger) = self.stranger(old) else { return false };
+        if let Some(chosen) = chosen.filter(|_| self.run.as_ref().is_some_and(|run| run.op.promotion_began)) {
+            self.cast_out(chosen, actions);
+        }
+        let why = format!("somebody else has made {} writable", self.label(stranger));
         run_mut(self, |run| run.because = Some(why));
         self.finish(Outcome::Failed, now, actions);
+        true
+    }
+
+    /// Another agent may be in charge by now: nothing is done to any server but by the one that holds the lock.
+    pub(super) fn is_without_lock(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
+        let Some(op) = self.run.as_ref().map(|run| &run.op) else { return false };
+        if matches!(op.step, Step::Precheck | Step::Hold | Step::Sessions) {
+            return false;
+        }
+        let Some(why) = self.lock_bar(Some(op.old)) else {
+            return false;
+        };
+        self.note_stuck(why, actions);
+        run_mut(self, |run| run.rest(now + AGAIN));
         true
     }
 
@@ -643,7 +657,7 @@ impl Cluster {
             Hook::BeforePromote => "before_promote",
         };
         let notice = super::telling::notice(&self.config.name, &self.run.as_ref()?.op, event);
-        Some(want(Task::Hook { hook, notice }, HOOK))
+        Some(want(Task::Hook { hook, notice }, self.config.promoting.hook_time))
     }
 
     pub(super) fn is_switchover(&self) -> bool {
