@@ -133,7 +133,6 @@ impl World {
         let store = &proxy.store;
         let pause = store.pause.clone().filter(|(until, _)| until.is_none_or(|until| until > wall));
         let mut remembered = Remembered {
-            unreadable: None,
             epoch: store.epoch,
             primary: store.primary,
             held: proxy.kernel.held(),
