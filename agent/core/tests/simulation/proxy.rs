@@ -373,7 +373,9 @@ impl World {
         let (outcasts, end) = (agent.owed_outcasts.take(), agent.owed_end.take());
         if let Some(outcasts) = outcasts {
             self.outcasts_kept(p, &outcasts);
-            self.proxies[p].store.outcasts = outcasts;
+            if !self.mutation.as_ref().is_some_and(Mutation::drops_the_journal) {
+                self.proxies[p].store.outcasts = outcasts;
+            }
         }
         if let Some((operation, ending)) = end {
             let until = self.wall(p) + self.scenario.cooldown.as_millis() as i64;
