@@ -2,16 +2,71 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shunt_tests::{Scene, agent, each_flavour};
+use shunt_tests::{Flavour, Scene, agent, each_flavour, eventually};
+
+const SOON: Duration = Duration::from_secs(30);
 
 fn levels<'a>(report: &'a Value, check: &str) -> Vec<&'a str> {
     let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
     findings.iter().filter(|f| f["check"] == check).filter_map(|f| f["level"].as_str()).collect()
 }
 
+/// What of an advice can be run: what follows its explanation, up to what a statement cannot do.
+fn statements(advice: &str) -> Vec<String> {
+    let said = advice.rsplit_once(": ").map_or(advice, |(_, said)| said);
+    let said = said.split_once(", and").map_or(said, |(said, _)| said);
+    let is_sql =
+        |said: &&str| ["SET ", "GRANT ", "INSTALL ", "START ", "STOP "].iter().any(|word| said.starts_with(word));
+    said.split("; ").filter(is_sql).map(str::to_owned).collect()
+}
+
 each_flavour! {
+    fn the_statements_of_the_doctor_prepare_a_cluster_for_promotion(install) {
+        let scene = Scene::prepare(install, 2)?;
+        scene.cluster.servers()[0].sql("REVOKE RELOAD ON *.* FROM shunt@'%'")?;
+        scene.cluster.wait_caught_up(1, 0)?;
+        let promoting = scene.following().replace("failover = \"follow\"", "failover = \"promote\"");
+        scene.agent.write_cluster("orders", &promoting)?;
+        let findings = || -> Result<Vec<Value>> {
+            let output = scene.agent.shunt(&["doctor", "--json"])?;
+            let mut report: Value = serde_json::from_slice(&output.stdout)?;
+            let all: Vec<Value> = serde_json::from_value(report["findings"].take())?;
+            Ok(all.into_iter().filter(|f| ["grants", "promotion"].iter().any(|check| f["check"] == *check)).collect())
+        };
+        let is_problem = |finding: &Value| finding["level"] == "problem";
+        let before = findings()?;
+        ensure!(before.iter().filter(|f| f["check"] == "grants" && is_problem(f)).count() == 2, "{before:?}");
+        ensure!(before.iter().filter(|f| f["check"] == "promotion" && is_problem(f)).count() == 2, "{before:?}");
+        // What one round installs the next one sees.
+        for _ in 0..2 {
+            for (number, server) in scene.cluster.servers().iter().enumerate() {
+                scene.cluster.set_read_only(number, false)?;
+                let of_this = |f: &Value| f["what"].as_str().is_some_and(|what| what.contains(&server.address().to_string()));
+                for finding in findings()?.iter().filter(|f| of_this(f)) {
+                    for statement in finding["advice"].as_str().map(statements).unwrap_or_default() {
+                        // A replica gets its grants from its source.
+                        if number == 0 || !statement.starts_with("GRANT") {
+                            server.sql(&statement).with_context(|| format!("{statement}: {finding}"))?;
+                        }
+                    }
+                }
+                scene.cluster.set_read_only(number, number > 0)?;
+            }
+        }
+        let mut left = Vec::new();
+        eventually("the last problem to be gone", SOON, || {
+            left = findings()?;
+            Ok((!left.iter().any(is_problem)).then_some(()))
+        })
+        .with_context(|| format!("{left:?}"))?;
+        // MariaDB's configuration files are not within reach of a statement.
+        let is_warning = |finding: &Value| finding["level"] == "warning";
+        ensure!(install.flavour == Flavour::Mariadb || !left.iter().any(is_warning), "{left:?}");
+        Ok(())
+    }
+
     fn doctor_finds_what_is_amiss_and_mends_forwarding(install) {
         let mut scene = Scene::prepare(install, 2)?;
         scene.proxy.ns().sysctl("ipv4/ip_forward", "0")?;

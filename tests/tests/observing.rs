@@ -92,6 +92,8 @@ each_flavour! {
         wait_semi_sync(&scene, 2, "replica")?;
         let degraded = "semi_sync_degraded".to_owned();
         ensure!(!scene.alarms()?.contains(&degraded), "{:?}", scene.alarms()?);
+        let at_risk = scene.agent.show("orders")?["at_risk"].take();
+        ensure!(at_risk.as_str().is_some_and(|words| words.starts_with("nothing that was acknowledged")), "{at_risk}");
 
         for replica in &scene.cluster.servers()[1..] {
             set_receiving(replica, false)?;

@@ -274,6 +274,53 @@ each_flavour! {
     }
 }
 
+each_flavour! {
+    fn a_cluster_that_is_followed_is_not_operated_on(install) {
+        let scene = Scene::start(install, 2)?;
+        let second = scene.addresses()[1].to_string();
+        for args in [
+            &["switchover", "orders", "--dry-run"][..],
+            &["switchover", "orders", "--to", &second],
+            &["failover", "orders", "--yes"],
+            &["drill", "orders", "--yes"],
+            &["rejoin", "orders", &second],
+        ] {
+            let (code, error) = exit_code(&scene.agent, args)?;
+            ensure!(code == Some(5) && error.contains("shunt follows orders"), "{args:?}: {code:?} {error}");
+            ensure!(error.contains("hint:"), "{args:?}: {error}");
+        }
+        let (code, error) = exit_code(&scene.agent, &["switchover", "orders", "--to", "db9"])?;
+        ensure!(code == Some(2) && error.contains("has no server `db9`") && error.contains(&second), "{code:?} {error}");
+        let (code, error) = exit_code(&scene.agent, &["failover", "orders"])?;
+        ensure!(code == Some(2) && error.contains("no terminal to ask on"), "{code:?} {error}");
+        ensure!(scene.reached()? == 1 && scene.epoch()? == 1);
+        ensure!(scene.events("operation")?.is_empty(), "nothing was begun");
+        Ok(())
+    }
+
+    fn a_drill_fails_a_healthy_cluster_over_and_tells_what_it_cost(install) {
+        let mut scene = Scene::prepare(install, 3)?;
+        let promoting = scene.following().replace("\"follow\"", "\"promote\"");
+        scene.agent.write_cluster("orders", &promoting)?;
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        scene.wait_verdict("healthy")?;
+        let output = scene.agent.shunt(&["drill", "orders", "--yes", "--json"])?;
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("{output:?}\n{}", scene.agent.log(60)))?;
+        ensure!(output.status.success() && told["outcome"] == "done", "{told} {output:?}\n{}", scene.agent.log(60));
+        let first = scene.addresses()[0].to_string();
+        ensure!(told["old"] == first && told["new"] != first && told["epoch"] == 2, "{told}");
+        ensure!(told["steps"].as_array().is_some_and(|steps| steps.iter().any(|s| s["step"] == "promote")), "{told}");
+        ensure!(told["drill"]["verdict"] == "healthy" && told["drill"]["hold_ms"].is_u64(), "{told}");
+        ensure!(told["drill"]["old_primary"]["state"] == "rejoined", "{told}\n{}", scene.agent.log(60));
+        let show = scene.agent.show("orders")?;
+        ensure!(show["primary"] == told["new"] && show["outcasts"] == serde_json::json!([]), "{show}");
+        ensure!(show["operation"].is_null(), "{show}");
+        Ok(())
+    }
+}
+
 fn who_answers(scene: &Scene, at: std::net::SocketAddr) -> Result<Option<u8>> {
     let mut stream = connect(&scene.client, at, SOON)?;
     let mut first = [0; 5];

@@ -1,5 +1,6 @@
 //! Saving what a former primary has and its successor lacks, with real servers and their own tools.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,11 +10,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use shunt::config::Password;
 use shunt::operate::salvage::{Login, file_name, salvage};
 use shunt_core::gtid::History;
-use shunt_core::operation::{Salvaged, TaskError};
+use shunt_core::operation::{Cause, Salvaged, TaskError};
 use shunt_tests::scratch::Dir;
 use shunt_tests::template::PASSWORD;
 use shunt_tests::wait::PATIENCE;
-use shunt_tests::{Cluster, Flavour, Host, Install, Lan, Server, each_flavour, eventually, jail, skip};
+use shunt_tests::{Cluster, Flavour, Host, Install, Lan, Server, each_flavour, eventually, jail, skip, with_mysql};
 
 const WITHIN: Duration = Duration::from_secs(120);
 
@@ -47,7 +48,7 @@ impl Parted {
     fn start(install: &Install) -> Result<Self> {
         let lan = Lan::new()?;
         let host = lan.host("proxy", 2)?;
-        let cluster = Cluster::start(&lan, install, 2)?;
+        let cluster = Cluster::start_with(&lan, install, 2, &["--max-allowed-packet=64M"])?;
         let this = Self { cluster, host, dir: Dir::new("salvage")?, install: install.clone(), _lan: lan };
         this.cluster.set_read_only(1, false)?;
         for server in [this.primary(), this.other()] {
@@ -89,7 +90,7 @@ impl Parted {
         statements.iter().try_for_each(|statement| self.primary().sql(statement).map(drop))
     }
 
-    /// Twenty transactions that only the primary has, and how many rows of which table they change.
+    /// Twenty transactions that only the primary has (one row is longer than a packet), and how many rows of which table they change.
     fn diverge(&self) -> Result<Vec<(String, u64)>> {
         // MariaDB's default writes statements where they do.
         self.on_primary(&["SET SESSION binlog_format = ROW"])?;
@@ -102,7 +103,7 @@ impl Parted {
             "DELETE FROM app.a WHERE id = 4",
             "INSERT INTO app.b VALUES (1,'small','{\"k\": [1, 2, {\"x\": null}]}')",
             "FLUSH BINARY LOGS",
-            "INSERT INTO app.b VALUES (2,REPEAT('big',2000000),'{}')",
+            "INSERT INTO app.b VALUES (2,REPEAT('big',7000000),'{}')",
             "UPDATE app.b SET doc = JSON_SET(doc, '$.k', 7)",
             "USE app",
             "ALTER TABLE a ADD COLUMN extra INT NOT NULL DEFAULT 7",
@@ -170,7 +171,12 @@ impl Parted {
     }
 
     fn salvage(&self, lacking: &History, apply: bool) -> Result<Result<Salvaged, TaskError>> {
-        let (from, into) = (Self::login(self.primary()), Self::login(self.other()));
+        self.salvage_from(self.primary().address(), lacking, apply)
+    }
+
+    fn salvage_from(&self, server: SocketAddr, lacking: &History, apply: bool) -> Result<Result<Salvaged, TaskError>> {
+        let into = Self::login(self.other());
+        let from = Login { server, ..into.clone() };
         let (folder, name) = (self.folder(), file_name("orders/17", from.server));
         let into = apply.then_some(&into);
         self.host.ns().inside_async(|| async { salvage(&from, lacking, &folder, &name, into, WITHIN).await })
@@ -186,7 +192,7 @@ impl Parted {
         })
     }
 
-    fn sums(&self, server: &Server) -> Result<Vec<String>> {
+    fn sums(server: &Server) -> Result<Vec<String>> {
         ["a", "b", "c"]
             .iter()
             .map(|table| Ok(format!("{:?}", server.sql(&format!("CHECKSUM TABLE app.{table}"))?)))
@@ -259,6 +265,170 @@ each_flavour! {
                 ensure!(text.contains(gtid.as_str()), "{gtid} is not in the list\n{text}");
             }
         }
+        Ok(())
+    }
+
+    fn what_was_kept_is_applied_and_the_tables_are_equal(install) {
+        let parted = Parted::start(install)?;
+        parted.diverge()?;
+        let lacking = parted.lacking()?;
+        let kept = parted.kept(&lacking, true)?;
+        ensure!(kept.applied && kept.stopped.is_none(), "{kept:?}");
+        ensure!(Parted::sums(parted.primary())? == Parted::sums(parted.other())?);
+        // With their own numbers, so that nobody lacks them any more, and read-only as it was.
+        ensure!(parted.lacking()?.is_empty(), "{}", parted.lacking()?);
+        let closed = if install.flavour == Flavour::Mysql { "super_read_only" } else { "read_only" };
+        ensure!(parted.other().value(&format!("SELECT @@GLOBAL.{closed}"))? == "1");
+
+        // A second time, the old one gone: from the file, and nothing is left to do.
+        let mut parted = parted;
+        let before = parted.history(parted.other())?;
+        let address = parted.primary().address();
+        parted.cluster.server(0).kill()?;
+        let again = parted.salvage_from(address, &lacking, true)?.map_err(|e| anyhow!("{e:?}"))?;
+        ensure!(again.applied && again.transactions == 20, "{again:?}");
+        ensure!(parted.history(parted.other())? == before);
+        Ok(())
+    }
+
+    fn a_conflict_stops_the_applying_before_its_transaction(install) {
+        let parted = Parted::start(install)?;
+        parted.diverge()?;
+        let lacking = parted.lacking()?;
+        // The fourth transaction updates this row, which somebody deletes behind everybody's back.
+        parted.cluster.set_read_only(1, false)?;
+        parted.other().sql("SET SESSION sql_log_bin = 0")?;
+        parted.other().sql("DELETE FROM app.a WHERE id = 3")?;
+        parted.other().sql("SET SESSION sql_log_bin = 1")?;
+        parted.cluster.set_read_only(1, true)?;
+        let kept = parted.kept(&lacking, true)?;
+        let why = kept.stopped.clone().unwrap_or_default();
+        ensure!(!kept.applied && why.starts_with("3 of 20 transactions are applied"), "{kept:?}");
+        ensure!(why.contains("1032"), "{why}");
+        let rows = parted.other().value("SELECT GROUP_CONCAT(id ORDER BY id) FROM app.a WHERE name = 'changed' OR id > 9")?;
+        ensure!(rows == "10,11,12,13,14", "{rows}: half a transaction was applied");
+        ensure!(std::fs::read_to_string(Path::new(&kept.file).with_extension("txt"))?.contains(&why));
+
+        // Mended by hand, it goes on.
+        parted.cluster.set_read_only(1, false)?;
+        parted.other().sql("SET SESSION sql_log_bin = 0")?;
+        parted.other().sql("INSERT INTO app.a (id, name) VALUES (3, 'three')")?;
+        parted.cluster.set_read_only(1, true)?;
+        let kept = parted.kept(&lacking, true)?;
+        ensure!(kept.applied, "{kept:?}");
+        ensure!(Parted::sums(parted.primary())? == Parted::sums(parted.other())?);
+        Ok(())
+    }
+
+    fn statements_are_applied_in_the_session_that_they_ran_in(install) {
+        let parted = Parted::start(install)?;
+        parted.on_primary(&[
+            "USE app",
+            "SET SESSION binlog_format = STATEMENT",
+            "SET SESSION time_zone = '+05:00', sql_mode = 'ANSI_QUOTES', auto_increment_increment = 5, foreign_key_checks = 0",
+            "INSERT INTO \"t\" (note) VALUES ('a'), ('b')",
+            "BEGIN",
+            "INSERT INTO t (note) VALUES (CONCAT('é', NOW(6)))",
+            "UPDATE t SET note = CONCAT(note, LAST_INSERT_ID()) WHERE note = 'a'",
+            "COMMIT",
+            "SET SESSION sql_mode = DEFAULT, time_zone = DEFAULT",
+            "CREATE TABLE c AS SELECT id, at FROM t",
+            "RENAME TABLE b TO b2",
+            "RENAME TABLE b2 TO b",
+            "TRUNCATE TABLE a",
+            "SET SESSION binlog_format = ROW",
+            "CREATE TABLE d AS SELECT id, note FROM t",
+        ])?;
+        let lacking = parted.lacking()?;
+        let kept = parted.kept(&lacking, true)?;
+        let text = std::fs::read_to_string(Path::new(&kept.file).with_extension("txt"))?;
+        ensure!(kept.applied && kept.transactions == 7, "{kept:?}\n{text}");
+        ensure!(text.contains("INSERT INTO \"t\" (note) VALUES ('a'), ('b') (in app)"), "{text}");
+        ensure!(Parted::sums(parted.primary())? == Parted::sums(parted.other())?);
+        let rows = "SELECT GROUP_CONCAT(id, note, at ORDER BY id) FROM app.t";
+        let (ours, theirs) = (parted.primary().value(rows)?, parted.other().value(rows)?);
+        let copied = "SELECT GROUP_CONCAT(id, note ORDER BY id) FROM app.d";
+        ensure!(parted.primary().value(copied)? == parted.other().value(copied)?);
+        ensure!(ours == theirs, "{ours}\n{theirs}");
+        Ok(())
+    }
+
+    fn a_server_that_has_gone_on_gets_them_all_the_same_and_only_once(install) {
+        let parted = Parted::start(install)?;
+        parted.diverge()?;
+        parted.cluster.set_read_only(1, false)?;
+        parted.other().sql("INSERT INTO app.t (note) VALUES ('went on')")?;
+        let lacking = parted.lacking()?;
+        let kept = parted.kept(&lacking, true)?;
+        ensure!(kept.applied, "{kept:?}");
+        ensure!(Parted::sums(parted.primary())? == Parted::sums(parted.other())?);
+        let text = std::fs::read_to_string(Path::new(&kept.file).with_extension("txt"))?;
+        ensure!(text.contains("under new numbers") == (install.flavour == Flavour::Mariadb), "{text}");
+        let before = parted.history(parted.other())?;
+        let again = parted.kept(&lacking, true)?;
+        ensure!(again.applied, "{again:?}");
+        ensure!(parted.history(parted.other())? == before, "something was applied twice");
+        Ok(())
+    }
+
+    fn what_was_purged_is_named_and_nothing_is_kept(install) {
+        let parted = Parted::start(install)?;
+        parted.on_primary(&["INSERT INTO app.t (note) VALUES ('lost')", "FLUSH BINARY LOGS"])?;
+        let lacking = parted.lacking()?;
+        let last = parted.primary().sql("SHOW BINARY LOGS")?.pop().and_then(|row| row.into_iter().next().flatten());
+        let purge = format!("PURGE BINARY LOGS TO '{}'", last.context("a log")?);
+        // Not while the replica's dump still reads the old one, nor before MariaDB has a checkpoint in the new one.
+        eventually("the old log to go", PATIENCE, || {
+            parted.on_primary(&[&purge])?;
+            Ok((parted.primary().sql("SHOW BINARY LOGS")?.len() == 1).then_some(()))
+        })?;
+        let error = parted.salvage(&lacking, false)?.err().context("it was kept")?;
+        let word = if install.flavour == Flavour::Mysql { "gtid_purged" } else { "purged" };
+        ensure!(error.cause == Cause::Refused && error.message.contains(word), "{error:?}");
+        ensure!(error.message.contains(&lacking.to_string()), "{error:?}");
+        ensure!(std::fs::read_dir(parted.folder())?.count() == 0);
+        Ok(())
+    }
+
+    fn a_server_that_falls_silent_does_not_hold_it_and_leaves_nothing(install) {
+        let mut parted = Parted::start(install)?;
+        parted.diverge()?;
+        let lacking = parted.lacking()?;
+        parted.cluster.server(0).freeze()?;
+        let from = Parted::login(parted.primary());
+        let folder = parted.folder();
+        let lacking = &lacking;
+        let within = Duration::from_secs(2);
+        let done = parted.host.ns().inside_async(|| async {
+            tokio::time::timeout(WITHIN, salvage(&from, lacking, &folder, "x", None, within)).await
+        })?;
+        let error = done?.err().context("it was kept")?;
+        ensure!(error.cause == Cause::Unknown && error.message.contains("time was up"), "{error:?}");
+        ensure!(!parted.folder().exists() || std::fs::read_dir(parted.folder())?.count() == 0);
+        parted.cluster.server(0).thaw()
+    }
+}
+
+with_mysql! {
+    fn without_tls_the_password_is_encrypted_with_the_servers_key(install) {
+        let lan = Lan::new()?;
+        let host = lan.host("proxy", 2)?;
+        let server = Server::start(lan.host("db1", 11)?, install, 1, &["--tls-version="])?;
+        server.sql("SET sql_log_bin = 0")?;
+        server.sql("GRANT REPLICATION SLAVE ON *.* TO shunt@'%'")?;
+        server.sql("SET sql_log_bin = 1")?;
+        server.sql("INSERT INTO app.t (note) VALUES ('only here')")?;
+        let executed = server.value("SELECT @@GLOBAL.gtid_executed")?;
+        let lacking = History::parse(shunt_core::observation::Flavour::Mysql, &executed)?;
+        let (from, dir) = (Parted::login(&server), Dir::new("salvage")?);
+        let kept = host.ns().inside_async(|| async { salvage(&from, &lacking, dir.path(), "x", None, WITHIN).await })?;
+        let kept = kept.map_err(|error| anyhow!("{error:?}"))?;
+        ensure!(kept.tables == [("app.t".to_owned(), 1)], "{kept:?}");
+
+        let wrong = Login { password: Password::new("wrong"), ..from };
+        let refused = host.ns().inside_async(|| async { salvage(&wrong, &lacking, dir.path(), "y", None, WITHIN).await })?;
+        let error = refused.err().context("it was let in")?;
+        ensure!(error.cause == Cause::Unreachable && error.message.contains("1045"), "{error:?}");
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! `shunt doctor`: every check, and what to do about what it finds. It needs no agent.
 
 use serde::Serialize;
+use shunt_core::config::FailoverMode;
 
 use super::{Args, args, block_on};
 use crate::config;
 use crate::control::api::SCHEMA_VERSION;
-use crate::doctor::{self, Finding, Level, Login};
+use crate::doctor::{self, Aims, Finding, Level, Login};
 use crate::output::{self, Failure};
 
 #[derive(Serialize)]
@@ -60,6 +61,8 @@ fn logins(loaded: &config::Loaded) -> Vec<Login> {
             label: server.label.clone(),
             credentials: credentials.clone(),
             timeout: cluster.probe.timeout,
+            promoting: (cluster.failover == FailoverMode::Promote)
+                .then(|| Aims { data_loss: cluster.data_loss, replicas: cluster.servers.len() as u64 - 1 }),
         };
         cluster.servers.iter().map(login).collect()
     };

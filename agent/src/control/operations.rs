@@ -1,5 +1,5 @@
-//! `POST /v1/clusters/NAME/switchover`, `failover`, `drill`, `rejoin`, `clear`: from a request to an intent, and the rules
-//! that can be told from the status already. The cluster's own task decides again, by what it knows at that moment.
+//! `POST /v1/clusters/NAME/switchover`, `failover`, `drill`, `rejoin`, `clear`: from a request to an intent, and the little
+//! that the status tells of whether it makes sense. What the rules say is decided by the cluster's own task.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,6 +73,12 @@ pub async fn rejoin(
     if config.failover == FailoverMode::Follow {
         return Err(follows(name.as_str()));
     }
+    let status = agent.status(&name).await.ok_or_else(|| unknown_cluster(&agent, &cluster))?;
+    if status.primary == Some(server) {
+        let error =
+            format!("{} is the primary of {name}: there is nothing that it could follow", label(&status, server));
+        return Err(problem(ProblemCode::BadRequest, error));
+    }
     ask(&agent, &name, |reply| driver::Request::Rejoin { server, by: peer.name(), reply }).await
 }
 
@@ -86,6 +92,10 @@ pub async fn clear(
     let wanted = understood(wanted)?;
     let (name, config) = find(&agent, &cluster)?;
     let server = find_server(&config, &wanted.server)?;
+    let status = agent.status(&name).await.ok_or_else(|| unknown_cluster(&agent, &cluster))?;
+    if !status.outcasts.iter().any(|outcast| outcast.server == server) {
+        return Ok(Json(Done::new(format!("{} of {name} was not cast out", label(&status, server)))));
+    }
     ask(&agent, &name, |reply| driver::Request::Clear { server, by: peer.name(), reply }).await
 }
 
@@ -102,7 +112,7 @@ async fn operate(
     let intent = intent(wish, &wanted, to, &peer.name())?;
     let status = agent.status(&name).await.ok_or_else(|| unknown_cluster(&agent, &cluster))?;
     let under_way = convert::operation(agent.clock(), &status);
-    if let Some(refusal) = refusal(&status, under_way.as_ref(), wish, to) {
+    if let Some(refusal) = refusal(&status, under_way.as_ref(), wish) {
         return Err(refusal);
     }
     Ok(Json(OperateAnswer { schema_version: SCHEMA_VERSION, op: begin(&agent, &name, intent).await? }))
@@ -138,17 +148,10 @@ fn intent(wish: Wish, wanted: &OperateRequest, to: Option<SocketAddr>, by: &str)
     })
 }
 
-/// What stands against it, as far as the status tells.
-fn refusal(
-    status: &ClusterStatus,
-    under_way: Option<&OperationLine>,
-    wish: Wish,
-    to: Option<SocketAddr>,
-) -> Option<Problem> {
+/// What the status can say better than the cluster's own rules: since when something else is under way, and what keeps a
+/// drill from being one.
+fn refusal(status: &ClusterStatus, under_way: Option<&OperationLine>, wish: Wish) -> Option<Problem> {
     let cluster = status.name.as_str();
-    if status.mode == FailoverMode::Follow {
-        return Some(follows(cluster));
-    }
     if let Some(running) = under_way {
         return Some(Problem {
             hint: Some(format!("`shunt events -f {cluster}` shows how it goes on")),
@@ -159,12 +162,6 @@ fn refusal(
                 running.step,
                 running.since
             ))
-        });
-    }
-    if to.is_some() && to == status.primary {
-        return Some(Problem {
-            hint: Some("name another server with --to, or none: then the best one is chosen".to_owned()),
-            ..rule(format!("{} is the primary of {cluster} already", label(status, to?)))
         });
     }
     (wish == Wish::Drill).then(|| unwell(status)).flatten().map(|why| Problem {

@@ -8,6 +8,7 @@ mod grants;
 mod hooks;
 mod listeners;
 mod nftables;
+mod promoting;
 mod rp_filter;
 mod servers;
 mod settings;
@@ -20,6 +21,7 @@ use shunt_core::config::ClusterConfig;
 
 pub use forwarding::fix as fix_forwarding;
 pub use hooks::check as hooks;
+pub use promoting::Aims;
 pub use servers::{Login, servers};
 
 /// What one check found.

@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 use shunt_core::ClusterName;
 use shunt_core::observation::Flavour;
 
-use super::{Finding, grants, settings};
+use super::{Aims, Finding, grants, promoting, settings};
 use crate::config::Credentials;
 use crate::probe::{self, ProbeSpec};
 
@@ -21,6 +21,8 @@ pub struct Login {
     pub label: String,
     pub credentials: Credentials,
     pub timeout: Duration,
+    /// In a cluster whose servers shunt promotes.
+    pub promoting: Option<Aims>,
 }
 
 /// The findings on every server, in the order given. Servers are asked side by side.
@@ -57,7 +59,7 @@ async fn server(login: &Login) -> Vec<Finding> {
         }
     };
     let mut found = vec![Finding::ok("login", format!("{name}: {user} logs in"))];
-    match tokio::time::timeout(login.timeout * 3, look(&mut conn, &name)).await {
+    match tokio::time::timeout(login.timeout * 3, look(&mut conn, &name, login.promoting)).await {
         Ok(Ok(more)) => found.extend(more),
         Ok(Err(error)) => {
             found.push(Finding::problem("login", format!("{name}: {error}"), "see the server's error log"));
@@ -69,11 +71,20 @@ async fn server(login: &Login) -> Vec<Finding> {
     found
 }
 
-async fn look(conn: &mut Conn, name: &str) -> Result<Vec<Finding>, mysql_async::Error> {
+async fn look(conn: &mut Conn, name: &str, promoting: Option<Aims>) -> Result<Vec<Finding>, mysql_async::Error> {
     let version: String = conn.query_first("SELECT @@version").await?.unwrap_or_default();
     let flavour = if version.contains("MariaDB") { Flavour::Mariadb } else { Flavour::Mysql };
     let lines: Vec<String> = conn.query("SHOW GRANTS").await?;
-    let mut found = vec![grants::judge(flavour, name, &lines)];
-    found.extend(settings::look(conn, flavour, name).await?);
+    let heartbeat = settings::heartbeat(conn, flavour).await;
+    let mut found = Vec::new();
+    if let Some(aims) = promoting {
+        let current_user: String = conn.query_first("SELECT CURRENT_USER()").await?.unwrap_or_default();
+        found.push(promoting::grants(flavour, name, &current_user, &lines));
+        found.extend(settings::look(conn, flavour, name, heartbeat).await?);
+        found.extend(promoting::look(conn, flavour, name, aims, heartbeat.is_some()).await?);
+    } else {
+        found.push(grants::judge(flavour, name, &lines));
+        found.extend(settings::look(conn, flavour, name, heartbeat).await?);
+    }
     Ok(found)
 }

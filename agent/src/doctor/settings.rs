@@ -8,19 +8,25 @@ use mysql_async::prelude::Queryable;
 use shunt_core::observation::Flavour;
 
 use super::Finding;
+use super::promoting::set;
 
 const CHECK: &str = "settings";
 /// Behind NAT every client has the proxy's address, so this many broken handshakes together make a server refuse all.
 const FEWEST_CONNECT_ERRORS: f64 = 10_000.0;
 /// A silent loss cannot be told from an idle source before two heartbeats are missing.
-const LONGEST_HEARTBEAT: f64 = 5.0;
+const LONGEST_HEARTBEAT: f64 = 2.0;
 /// History and events of two hosts are hard to read side by side beyond that.
 const CLOCKS_APART: f64 = 1.0;
 
 type Variables = BTreeMap<String, String>;
 
 /// Asks and judges.
-pub async fn look(conn: &mut Conn, flavour: Flavour, server: &str) -> Result<Vec<Finding>, mysql_async::Error> {
+pub async fn look(
+    conn: &mut Conn,
+    flavour: Flavour,
+    server: &str,
+    heartbeat: Option<f64>,
+) -> Result<Vec<Finding>, mysql_async::Error> {
     let wanted = "'gtid_mode','enforce_gtid_consistency','gtid_strict_mode','log_bin','log_replica_updates',\
                   'log_slave_updates','max_connect_errors','read_only','super_read_only','replica_net_timeout',\
                   'slave_net_timeout','rpl_semi_sync_source_wait_point','rpl_semi_sync_master_wait_point'";
@@ -28,7 +34,6 @@ pub async fn look(conn: &mut Conn, flavour: Flavour, server: &str) -> Result<Vec
         conn.query(format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({wanted})")).await?;
     let variables: Variables = rows.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
     let now: Option<f64> = conn.query_first("SELECT UNIX_TIMESTAMP(NOW(6))").await?;
-    let heartbeat = heartbeat(conn, flavour).await;
     let mut found = judge(flavour, server, &variables, heartbeat);
     found.extend(now.and_then(|now| clock(server, now)));
     if found.is_empty() {
@@ -38,7 +43,7 @@ pub async fn look(conn: &mut Conn, flavour: Flavour, server: &str) -> Result<Vec
 }
 
 /// The period of the heartbeats that the server asks of its source; `None`: it is no replica, or it does not say.
-async fn heartbeat(conn: &mut Conn, flavour: Flavour) -> Option<f64> {
+pub async fn heartbeat(conn: &mut Conn, flavour: Flavour) -> Option<f64> {
     match flavour {
         Flavour::Mysql => {
             let sql = "SELECT MAX(HEARTBEAT_INTERVAL) FROM performance_schema.replication_connection_configuration";
@@ -85,19 +90,25 @@ fn judge(flavour: Flavour, server: &str, variables: &Variables, heartbeat: Optio
     if is_replica && matches!(get("read_only").to_ascii_uppercase().as_str(), "OFF" | "0") {
         warn(
             "it is a replica and takes writes".to_owned(),
-            "it makes a split of the cluster: set read_only (super_read_only on MySQL)",
+            match flavour {
+                Flavour::Mysql => "it makes a split of the cluster: SET GLOBAL super_read_only = ON",
+                Flavour::Mariadb => "it makes a split of the cluster: SET GLOBAL read_only = ON",
+            },
         );
     }
     if flavour == Flavour::Mysql && is_on("read_only") && !is_on("super_read_only") {
         warn(
             "it is read_only, not super_read_only".to_owned(),
-            "users with SUPER can still write to it: set super_read_only",
+            "users with SUPER can still write to it: SET GLOBAL super_read_only = ON",
         );
     }
     if number("max_connect_errors") < FEWEST_CONNECT_ERRORS {
         warn(
             format!("max_connect_errors is {}", get("max_connect_errors")),
-            "behind NAT every client has the proxy's address, and so many broken handshakes block them all: raise it",
+            &format!(
+                "behind NAT every client has the proxy's address, and so many broken handshakes block them all: {}",
+                set(flavour, "max_connect_errors", "1000000")
+            ),
         );
     }
     if let Some(period) = heartbeat
@@ -105,14 +116,26 @@ fn judge(flavour: Flavour, server: &str, variables: &Variables, heartbeat: Optio
     {
         warn(
             format!("it asks for a heartbeat every {period} s"),
-            "a silent loss of its source shows only after two: set SOURCE_HEARTBEAT_PERIOD = 1 (MASTER_HEARTBEAT_PERIOD on MariaDB)",
+            match flavour {
+                Flavour::Mysql => {
+                    "a silent loss of its source shows only after two: STOP REPLICA IO_THREAD; \
+                     CHANGE REPLICATION SOURCE TO SOURCE_HEARTBEAT_PERIOD = 1; START REPLICA IO_THREAD"
+                }
+                Flavour::Mariadb => {
+                    "a silent loss of its source shows only after two: STOP SLAVE; \
+                     CHANGE MASTER TO MASTER_HEARTBEAT_PERIOD = 1; START SLAVE"
+                }
+            },
         );
     }
     for name in ["rpl_semi_sync_source_wait_point", "rpl_semi_sync_master_wait_point"] {
         if get(name).eq_ignore_ascii_case("AFTER_COMMIT") {
             warn(
                 format!("{name} is AFTER_COMMIT"),
-                "other clients see a transaction before a replica has it, and can lose what they saw: use AFTER_SYNC",
+                &format!(
+                    "other clients see a transaction before a replica has it, and can lose what they saw: {}",
+                    set(flavour, name, "AFTER_SYNC")
+                ),
             );
         }
     }

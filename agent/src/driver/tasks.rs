@@ -14,8 +14,8 @@ use tokio::task::AbortHandle;
 use super::worker::Worker;
 use crate::config::Credentials;
 use crate::hooks::Hooks;
-use crate::operate::Executor;
 use crate::operate::salvage::{self, Login};
+use crate::operate::{Executor, Hands};
 
 /// A task that does not keep its own bound is broken off after this much more.
 const SLACK: Duration = Duration::from_secs(1);
@@ -121,6 +121,11 @@ impl Tasks {
                     done.await.map(Report::Salvaged)
                 }
                 Task::Hook { hook, notice } => tools.hooks.run(*hook, notice, order.within).await,
+                Task::EndSessions { server, listeners, grace } => {
+                    let hands = Hands { datapath: tools.datapath, meter: tools.meter };
+                    let done = executor.end_sessions(*server, listeners, *grace, order.within, hands);
+                    done.await.map(Report::Sessions)
+                }
                 _ => executor.run(&order).await,
             }
         }

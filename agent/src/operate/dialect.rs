@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shunt_core::gtid::History;
+use shunt_core::observation::Flavour;
 
 use super::standing::Look;
 use super::{mariadb, mysql};
@@ -42,6 +43,8 @@ pub struct Session {
 
 /// A flavour's words, by what that server has.
 pub trait Dialect: fmt::Debug + Send + Sync {
+    fn flavour(&self) -> Flavour;
+
     /// What the user lacks, as GRANTs.
     fn missing(&self) -> &[String];
 

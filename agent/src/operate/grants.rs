@@ -40,7 +40,7 @@ const MYSQL: &[Need] = &[
 
 const MARIADB: &[Need] = &[
     need("REPLICA MONITOR", &["SLAVE MONITOR"], "SHOW ALL SLAVES STATUS"),
-    need("BINLOG MONITOR", &["REPLICATION CLIENT"], "finding where the binary logs begin"),
+    need("BINLOG MONITOR", &["REPLICATION CLIENT"], "finding the binary logs of a former primary"),
     need("REPLICATION SLAVE ADMIN", &["REPLICATION REPLICA ADMIN"], "STOP, START and CHANGE of replication"),
     need("REPLICATION MASTER ADMIN", &[], "semi-sync"),
     need("RELOAD", &[], "RESET SLAVE ALL"),

@@ -100,6 +100,10 @@ fn position_to_start_from(look: &Look) -> Option<MariaGtid> {
 }
 
 impl Dialect for Mariadb {
+    fn flavour(&self) -> Flavour {
+        Flavour::Mariadb
+    }
+
     fn missing(&self) -> &[String] {
         &self.missing
     }

@@ -12,6 +12,7 @@ mod link;
 mod mariadb;
 mod mysql;
 pub mod salvage;
+mod sessions;
 mod standing;
 mod tasks;
 mod work;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::link::Links;
+pub use self::sessions::Hands;
 use self::work::Work;
 use crate::config::Credentials;
 
@@ -53,19 +55,7 @@ impl Executor {
     pub async fn run(&self, order: &Order) -> Result<Report, TaskError> {
         let by = Instant::now() + order.within;
         let (this, task, within) = (self.clone(), order.task.clone(), order.within);
-        // A task of its own, because the client library panics on some of what a strange server can say. It ends with this one.
-        let mut running = JoinSet::new();
-        running.spawn(async move { this.carry_out(&task, within, by).await });
-        match running.join_next().await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) | None => Err(TaskError {
-                cause: Cause::Unknown,
-                message: match order.task.server() {
-                    Some(server) => format!("{server} said something that the client library cannot read"),
-                    None => "the task was broken off".to_owned(),
-                },
-            }),
-        }
+        sheltered(order.task.server(), async move { this.carry_out(&task, within, by).await }).await
     }
 
     async fn carry_out(&self, task: &Task, within: Duration, by: Instant) -> Result<Report, TaskError> {
@@ -89,5 +79,25 @@ impl Executor {
             }),
         };
         standing.map(|standing| Report::Standing(Box::new(standing)))
+    }
+}
+
+/// Runs the work in a task of its own, because the client library panics on some of what a strange server can say. It ends
+/// with this one.
+async fn sheltered<T: Send + 'static>(
+    server: Option<SocketAddr>,
+    work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
+) -> Result<T, TaskError> {
+    let mut running = JoinSet::new();
+    running.spawn(work);
+    match running.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(_)) | None => Err(TaskError {
+            cause: Cause::Unknown,
+            message: match server {
+                Some(server) => format!("{server} said something that the client library cannot read"),
+                None => "the task was broken off".to_owned(),
+            },
+        }),
     }
 }

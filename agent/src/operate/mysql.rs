@@ -112,6 +112,10 @@ impl Mysql {
 }
 
 impl Dialect for Mysql {
+    fn flavour(&self) -> Flavour {
+        Flavour::Mysql
+    }
+
     fn missing(&self) -> &[String] {
         &self.missing
     }

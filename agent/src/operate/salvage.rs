@@ -8,9 +8,11 @@
 //! A salvage may read as much as a server wrote while nobody looked. It runs on a thread of its own, holds a piece of an
 //! event in memory and never a transaction, and ends when its time is up or nobody waits for it any more.
 
+mod apply;
 mod bytes;
 mod event;
 mod fetch;
+mod got;
 mod keep;
 mod list;
 mod log;
@@ -18,10 +20,14 @@ mod login;
 mod query;
 mod request;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod trouble;
 mod wire;
 
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,8 +35,9 @@ use std::time::Duration;
 use shunt_core::gtid::History;
 use shunt_core::operation::{Cause, Salvaged, TaskError};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use apply::Progress;
 use keep::{Keep, Part};
 use list::Total;
 use log::Log;
@@ -65,13 +72,41 @@ pub async fn salvage(
         name: name.to_owned(),
         into: into.cloned(),
     };
+    let within = within.min(LONGEST);
     let server = from.server;
     let broke = |why: &str| TaskError { cause: Cause::Unknown, message: format!("salvaging from {server}: {why}") };
     let (tell, told) = oneshot::channel();
     let thread = std::thread::Builder::new().name("salvage".into());
     thread.spawn(move || work.run(within, tell)).map_err(|e| broke(&e.to_string()))?;
     // The library that decompresses, or that encrypts, may panic on what a strange server says: that ends the thread only.
-    told.await.unwrap_or_else(|_| Err(broke("it ended unexpectedly")))
+    // It ends by itself when the time is up; only a disk that does not answer can hold it.
+    match timeout(within + SEAL * 2, told).await {
+        Ok(told) => told.unwrap_or_else(|_| Err(broke("it ended unexpectedly"))),
+        Err(_) => Err(broke("the time was up")),
+    }
+}
+
+/// No salvage is waited for any longer.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+/// To put a server back as it was.
+const SEAL: Duration = Duration::from_secs(10);
+
+type Outcome = Result<Salvaged, TaskError>;
+
+/// What comes of some work, until the time is up or nobody waits for it any more.
+async fn bounded<T>(
+    until: Instant,
+    tell: &mut oneshot::Sender<Outcome>,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    tokio::select! {
+        () = tell.closed() => Err(Trouble::Late),
+        done = timeout_at(until, work) => done.unwrap_or(Err(Trouble::Late)),
+    }
+}
+
+fn unreadable(error: io::Error) -> Trouble {
+    Trouble::File("what was fetched cannot be read back".into(), error)
 }
 
 struct Work {
@@ -83,52 +118,98 @@ struct Work {
 }
 
 impl Work {
-    fn run(&self, within: Duration, mut tell: oneshot::Sender<Result<Salvaged, TaskError>>) {
-        let doing = format!("salvaging from {}", self.from.server);
+    fn run(&self, within: Duration, mut tell: oneshot::Sender<Outcome>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = match runtime {
-            Err(error) => Err(Trouble::Refused(format!("no runtime: {error}"))),
-            Ok(runtime) => runtime.block_on(async {
-                tokio::select! {
-                    // Nobody waits any more.
-                    () = tell.closed() => Err(Trouble::Late),
-                    done = timeout(within, self.all()) => done.unwrap_or(Err(Trouble::Late)),
-                }
-            }),
+            Err(error) => Err(Trouble::Refused(format!("no runtime: {error}")).told("salvaging")),
+            Ok(runtime) => runtime.block_on(self.all(Instant::now() + within, &mut tell)),
         };
-        let _ = tell.send(done.map_err(|trouble| trouble.told(&doing)));
+        let _ = tell.send(done);
     }
 
-    async fn all(&self) -> Result<Salvaged, Trouble> {
-        let (file, total) = self.keep().await?;
-        Ok(Salvaged {
+    async fn all(&self, until: Instant, tell: &mut oneshot::Sender<Outcome>) -> Outcome {
+        let doing = format!("salvaging from {}", self.from.server);
+        let kept = bounded(until, tell, self.keep(until.into_std())).await;
+        let (file, total) = kept.map_err(|trouble| trouble.told(&doing))?;
+        let mut salvaged = Salvaged {
             file: file.display().to_string(),
             gtids: self.lacking.to_string(),
             transactions: total.transactions,
             tables: total.tables.into_iter().collect(),
             applied: false,
             stopped: None,
-        })
+        };
+        if let Some(into) = &self.into {
+            let doing = format!("applying {} to {}", salvaged.file, into.server);
+            let mut progress = Progress::default();
+            let done =
+                bounded(until, tell, apply::apply(into, &self.lacking, &file, until.into_std(), &mut progress)).await;
+            if progress.unsealed {
+                // Also when the time is up: the server was opened for this alone.
+                let sealed = timeout(SEAL, apply::seal(into)).await.unwrap_or(Err(Trouble::Late));
+                sealed.map_err(|trouble| trouble.told(&format!("{doing}: making it super_read_only again")))?;
+            }
+            done.map_err(|trouble| trouble.told(&doing))?;
+            salvaged.stopped = progress.in_words(salvaged.transactions);
+            salvaged.applied = salvaged.stopped.is_none();
+            Self::note(&file, into, &progress, &salvaged).map_err(|trouble| trouble.told(&doing))?;
+        }
+        Ok(salvaged)
     }
 
-    /// Fetches and lists. Only what can be read back gets a name.
-    async fn keep(&self) -> Result<(PathBuf, Total), Trouble> {
+    /// Fetches and lists, unless that was done before. Only what can be read back gets a name.
+    async fn keep(&self, until: std::time::Instant) -> Result<(PathBuf, Total), Trouble> {
         if self.name.contains('/') || self.name.is_empty() {
             return Err(Trouble::Refused(format!("{:?} cannot name a file", self.name)));
         }
         let binlog = format!("{}.binlog", self.name);
+        if let Some(kept) = self.kept(&self.folder.join(&binlog), until).await {
+            return Ok(kept);
+        }
         let mut wire = self.from.open().await?;
         let mut keep = Keep::create(&self.folder, &binlog)?;
         fetch::fetch(&mut wire, &self.lacking, &mut keep).await?;
         drop(wire);
         let mut part = keep.into_part();
-        let unreadable = |error| Trouble::File("what was fetched cannot be read back".into(), error);
-        let mut log = Log::open(part.so_far()?).map_err(unreadable)?;
+        let mut log = Log::open(part.so_far()?, until).map_err(unreadable)?;
         let mut text = Part::create(&self.folder, &format!("{}.txt", self.name))?;
-        text.write(self.head(&binlog).as_bytes())?;
+        text.write_all(self.head(&binlog).as_bytes()).map_err(|e| Trouble::File("cannot write the list".into(), e))?;
         let total = list::list(&mut log, &mut text).await?;
         text.finish()?;
         Ok((part.finish()?, total))
+    }
+
+    /// What an earlier attempt kept, if it is all that is wanted: the server that it came from may be gone by now.
+    async fn kept(&self, file: &Path, until: std::time::Instant) -> Option<(PathBuf, Total)> {
+        let mut log = Log::open(file, until).ok()?;
+        match list::list(&mut log, &mut io::sink()).await {
+            Ok(total) => total.got.absent(&self.lacking).is_empty().then(|| (file.to_path_buf(), total)),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "what was kept before cannot be read, and is fetched again");
+                None
+            }
+        }
+    }
+
+    /// Tells in the list what became of the transactions.
+    fn note(file: &Path, into: &Login, progress: &Progress, done: &Salvaged) -> Result<(), Trouble> {
+        let path = file.with_extension("txt");
+        let mut words = match &done.stopped {
+            Some(stopped) => format!("\nNot all were applied to {}: {stopped}\n", into.server),
+            None => format!("\nAll were applied to {}.\n", into.server),
+        };
+        if progress.renumbered > 0 {
+            words.push_str(&format!(
+                "{} of them under new numbers: it has gone on in their domain. Which is which: {}.\n",
+                progress.renumbered,
+                file.with_extension("applied").display()
+            ));
+        }
+        let written = File::options().append(true).open(&path).and_then(|mut text| {
+            text.write_all(words.as_bytes())?;
+            text.sync_all()
+        });
+        written.map_err(|e| Trouble::File(format!("cannot write {}", path.display()), e))
     }
 
     /// What the list begins with.

@@ -105,7 +105,7 @@ struct Failed {
 }
 
 /// ER_DBACCESS_DENIED, ER_TABLEACCESS_DENIED, ER_SPECIFIC_ACCESS_DENIED.
-const fn is_denied(code: u16) -> bool {
+pub const fn is_denied(code: u16) -> bool {
     matches!(code, 1044 | 1142 | 1227)
 }
 

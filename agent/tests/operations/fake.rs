@@ -1,9 +1,11 @@
 //! An agent that answers what a test tells it to, on a socket of its own; the command line beside it is the real one.
 
 use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
@@ -26,6 +28,8 @@ pub struct Script {
     pub answers: VecDeque<(Result<Value, Problem>, Vec<EventLine>)>,
     /// Verb and body.
     pub posted: Vec<(String, Value)>,
+    /// How often it was asked for what comes after the last event, and had nothing.
+    pub silences: u32,
 }
 
 type Shared = Arc<Mutex<Script>>;
@@ -101,23 +105,59 @@ impl Fake {
         self.command(line).output().unwrap().into()
     }
 
-    pub fn spawn(&self, line: &str) -> Child {
-        self.command(line).spawn().unwrap()
+    pub fn spawn(&self, line: &str) -> Running {
+        let mut child = self.command(line).spawn().unwrap();
+        let (heard, mut stderr) = (Arc::<Mutex<String>>::default(), BufReader::new(child.stderr.take().unwrap()));
+        let writes = heard.clone();
+        let reader = std::thread::spawn(move || {
+            let mut line = String::new();
+            while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+                writes.lock().unwrap().push_str(&std::mem::take(&mut line));
+            }
+        });
+        Running { child, reader, heard }
     }
 
-    /// Waits until the command line has asked for something.
-    pub fn wait_for_posts(&self, count: usize) {
-        for _ in 0..600 {
-            if self.script().posted.len() >= count {
+    /// Waits until whoever follows has heard everything there is, and has asked for more so many times.
+    pub fn wait_until_all_is_heard(&self, times: u32) {
+        self.script().silences = 0;
+        for _ in 0..1200 {
+            if self.script().silences >= times && !self.script().events.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("nothing was asked for within 30 s");
+        panic!("nobody follows within a minute");
     }
 
     fn socket(&self) -> PathBuf {
         self.dir.path().join("shunt.sock")
+    }
+}
+
+/// A command under way, whose stderr is read as it comes.
+pub struct Running {
+    pub child: Child,
+    reader: JoinHandle<()>,
+    heard: Arc<Mutex<String>>,
+}
+
+impl Running {
+    pub fn wait_until_it_says(&self, words: &str) {
+        for _ in 0..1200 {
+            if self.heard.lock().unwrap().contains(words) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("it does not say `{words}` within a minute");
+    }
+
+    pub fn wait(self) -> Ran {
+        let output = self.child.wait_with_output().unwrap();
+        self.reader.join().unwrap();
+        let err = self.heard.lock().unwrap().clone();
+        Ran { err, ..output.into() }
     }
 }
 
@@ -165,6 +205,7 @@ async fn events(State(script): State<Shared>, RawQuery(query): RawQuery) -> Json
     };
     let mut events = found();
     if events.is_empty() && after.is_some() {
+        script.lock().unwrap().silences += 1;
         tokio::time::sleep(Duration::from_millis(200)).await;
         events = found();
     }
@@ -267,7 +308,8 @@ impl History {
             "state": "ended", "outcome": outcome, "took_ms": "143", "old": "10.0.0.11:3306", "new": "10.0.0.12:3306",
             "epoch": "8",
         });
-        self.event("operation", message, data).events
+        let message = format!("failover {} {outcome}: {message}", self.op);
+        self.event("operation", &message, data).events
     }
 
     pub fn so_far(self) -> Vec<EventLine> {

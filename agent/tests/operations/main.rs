@@ -2,8 +2,6 @@
 
 mod fake;
 
-use std::time::Duration;
-
 use fake::{Fake, History, Ran, orders};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,15 +24,22 @@ fn switched() -> History {
     History::new(1, 17)
         .step("precheck", 12)
         .step("hold", 1)
-        .step("sessions", 61)
+        .begun("sessions")
+        .event("sessions", "sessions ended: 5 idle, 1 after its transaction", json!({ "idle": "5" }))
+        .done("sessions", 61)
         .step("fence", 2)
-        .event("task", "db1: made read-only", json!({ "server": "10.0.0.11:3306", "task": "make read-only" }))
+        .event(
+            "task",
+            "db1: made read-only",
+            json!({ "server": "10.0.0.11:3306", "task": "make read-only", "state": "done" }),
+        )
         .step("disarm", 9)
         .step("drain", 31)
         .step("promote", 20)
         .step("open", 3)
-        .event("task", "db3: no answer", json!({ "server": "10.0.0.13:3306", "task": "repoint", "ok": "false" }))
-        .step("repoint", 4)
+        .begun("repoint")
+        .event("task", "db3: no answer", json!({ "server": "10.0.0.13:3306", "task": "repoint", "state": "failed" }))
+        .done("repoint", 4)
 }
 
 #[test]
@@ -46,6 +51,7 @@ fn a_switchover_is_told_step_by_step_and_who_is_the_primary_then() {
     insta::assert_snapshot!(ran.err, @r"
     precheck  ok      12 ms
     hold      ok       1 ms
+      sessions ended: 5 idle, 1 after its transaction
     sessions  ok      61 ms
     fence     ok       2 ms
     disarm    ok       9 ms
@@ -53,8 +59,8 @@ fn a_switchover_is_told_step_by_step_and_who_is_the_primary_then() {
     promote   ok      20 ms
     open      ok       3 ms
       failed: db3: no answer
-    repoint   ok       4 ms
-    db2 is the primary of orders now, epoch 8 (switchover 17, 143 ms)
+    repoint   over     4 ms
+    db2 is the primary of orders now, epoch 8: switchover 17, db2 took over
     ");
     let asked = json!({ "to": "db2", "grace_ms": 2000, "dry_run": false, "allow_data_loss": false });
     assert_eq!(fake.script().posted, [("switchover".to_owned(), asked)]);
@@ -89,9 +95,9 @@ fn one_json_object_says_it_all() {
 fn every_outcome_has_its_exit_code_and_its_sentence() {
     let ends = [
         ("done", Some(0), "db2 is the primary of orders now, epoch 8"),
-        ("refused", Some(5), "error: failover 17 of orders was refused: so it is\nhint: nothing was changed"),
-        ("undone", Some(1), "error: failover 17 of orders was taken back: so it is\nhint: the old primary goes on"),
-        ("failed", Some(1), "error: failover 17 of orders failed: so it is\nhint: the port stays closed"),
+        ("refused", Some(5), "error: failover 17 of orders was refused: so it is\nhint: `shunt show orders`"),
+        ("undone", Some(1), "error: failover 17 of orders was undone: so it is\nhint: `shunt events orders`"),
+        ("failed", Some(1), "error: failover 17 of orders failed: so it is\nhint: `shunt show orders` and"),
         ("exploded", Some(4), "error: the outcome of failover 17 of orders is unknown: its end is not understood"),
     ];
     for (outcome, code, sentence) in ends {
@@ -223,21 +229,20 @@ fn an_agent_that_is_restarted_in_the_middle_is_waited_for() {
     let mut fake = Fake::start();
     is_under_way(&fake);
     fake.will_begin(17, History::new(1, 17).step("precheck", 12).begun("drain").so_far());
-    let child = fake.spawn("switchover orders");
-    fake.wait_for_posts(1);
-    std::thread::sleep(Duration::from_secs(1));
+    let running = fake.spawn("switchover orders");
+    fake.wait_until_all_is_heard(1);
     fake.stop();
-    std::thread::sleep(Duration::from_secs(2));
+    running.wait_until_it_says("the agent does not answer");
     fake.script().events.extend(History::new(4, 17).step("drain", 40).ended("done", "db2 took over"));
     fake.start_again();
-    let ran = Ran::from(child.wait_with_output().unwrap());
+    let ran = running.wait();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     insta::assert_snapshot!(ran.err, @r"
     precheck  ok      12 ms
     the agent does not answer; waiting for it
     the agent answers again
     drain     ok      40 ms
-    db2 is the primary of orders now, epoch 8 (switchover 17, 143 ms)
+    db2 is the primary of orders now, epoch 8: switchover 17, db2 took over
     ");
 }
 
@@ -246,13 +251,12 @@ fn an_agent_that_comes_back_with_another_history_leaves_the_outcome_unknown() {
     let mut fake = Fake::start();
     is_under_way(&fake);
     fake.will_begin(17, History::new(1, 17).step("precheck", 12).begun("drain").so_far());
-    let child = fake.spawn("switchover orders --json");
-    fake.wait_for_posts(1);
-    std::thread::sleep(Duration::from_secs(1));
+    let running = fake.spawn("switchover orders --json");
+    fake.wait_until_all_is_heard(1);
     fake.stop();
     fake.script().events.clear();
     fake.start_again();
-    let ran = Ran::from(child.wait_with_output().unwrap());
+    let ran = running.wait();
     assert_eq!(ran.code, Some(4), "{ran:?}");
     assert!(ran.err.contains("the agent came back with another history"), "{ran:?}");
     assert_eq!(object(&ran)["outcome"], "unknown");
@@ -272,13 +276,11 @@ fn an_operation_that_is_still_under_way_is_waited_for_however_silent_and_ctrl_c_
     let fake = Fake::start();
     is_under_way(&fake);
     fake.will_begin(17, History::new(1, 17).step("precheck", 12).begun("drain").so_far());
-    let mut child = fake.spawn("switchover orders");
-    fake.wait_for_posts(1);
-    // Several silences.
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(child.try_wait().unwrap(), None);
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
-    let ran = Ran::from(child.wait_with_output().unwrap());
+    let mut running = fake.spawn("switchover orders");
+    fake.wait_until_all_is_heard(5);
+    assert_eq!(running.child.try_wait().unwrap(), None);
+    kill(Pid::from_raw(running.child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let ran = running.wait();
     assert_eq!(ran.code, Some(4), "{ran:?}");
     insta::assert_snapshot!(ran.err, @r"
     precheck  ok      12 ms
@@ -341,7 +343,7 @@ fn a_drill_rehearses_fails_over_and_tells_what_happened_when() {
     55   promote   20 ms   promote done
     76   mapped    -       10.0.0.2:3306 → db2, epoch 8
     76   open      2 ms    open done
-    78   ended     143 ms  db2 took over
+    78   ended     143 ms  failover 18 done: db2 took over
     900  severed   42 ms   severed 37 flows of 10.0.0.2:3306 → 10.0.0.11:3306 at both ends in 42 ms
     900  rejoined  -       db1 follows db2
 

@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::Duration;
 
-use shunt_core::datapath::Datapath;
 use shunt_core::flow::Tuple;
 use shunt_core::mapping::{Mapping, Route};
 use shunt_tests::star::{CLIENT, Conversation, Counters, DBS, End, PORT, PROXY};

@@ -9,20 +9,14 @@ use crate::Mono;
 use crate::gtid::GtidPosition;
 use crate::observation::{Channel, IoThread, ServerState};
 
-/// That every transaction whose commit was acknowledged to a client has been received by a replica.
+/// That every transaction whose commit was acknowledged to a client has been received by a replica. One of the
+/// acknowledgers is known to have them all as soon as fewer than `wait_count` of them have not been heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// So many replicas have each of those transactions.
     pub wait_count: u32,
     /// The replicas that can have been among them.
     pub acknowledgers: BTreeSet<SocketAddr>,
-}
-
-impl Proof {
-    /// So many of the acknowledgers have to be heard, and kept from receiving, for one of them to have everything.
-    pub fn quorum(&self) -> usize {
-        self.acknowledgers.len() + 1 - (self.wait_count as usize).min(self.acknowledgers.len())
-    }
 }
 
 /// Whether the primary, if it is dead now, has told no client of a commit that no replica has. `None`: nobody can tell.

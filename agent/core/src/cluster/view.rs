@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::health::{Evidence, Health};
 use crate::Mono;
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, FailoverMode};
 use crate::observation::{Channel, IoThread, ServerState};
 use crate::operation::Outcast;
 
@@ -109,9 +109,16 @@ impl<'a> View<'a> {
         if self.outcasts.contains_key(&server) {
             return false;
         }
-        !self.receivers_of(server).is_empty()
-            || self.is_group_primary(server)
-            || self.servers.get(&server).is_some_and(Health::was_replica)
+        !self.receivers_of(server).is_empty() || self.is_group_primary(server) || self.was_seen_being_promoted(server)
+    }
+
+    /// It was a read-only replica and is writable now. Where we promote ourselves, a channel that only stopped tells
+    /// nothing: we may have stopped it, and a restart without `super_read_only` have made it writable.
+    fn was_seen_being_promoted(self, server: SocketAddr) -> bool {
+        let Some(health) = self.servers.get(&server).filter(|health| health.was_replica()) else { return false };
+        let is_attached =
+            health.state().is_some_and(|state| state.channels.iter().any(|c| self.source_within(c, server)));
+        self.config.failover != FailoverMode::Promote || !is_attached
     }
 
     /// Who stands for it, in words that follow its name.
@@ -121,7 +128,7 @@ impl<'a> View<'a> {
             format!("is the source of {}", self.labels(&receivers))
         } else if self.is_group_primary(server) {
             "is the PRIMARY of its group".to_owned()
-        } else if self.servers.get(&server).is_some_and(Health::was_replica) {
+        } else if self.was_seen_being_promoted(server) {
             "was seen being promoted: a read-only replica before, writable and without a source now".to_owned()
         } else {
             "is named as their source by the others".to_owned()

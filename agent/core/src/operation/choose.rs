@@ -79,7 +79,7 @@ fn has_some(received: &History, lacking: &History) -> bool {
 
 impl Candidates<'_> {
     /// What a replica has that the old primary never had. What the old primary committed after it was last asked is its own.
-    fn errant(&self, server: SocketAddr, standing: &Standing) -> Option<String> {
+    pub fn errant(&self, server: SocketAddr, standing: &Standing) -> Option<String> {
         let origin =
             |history: &History| history.without_origin(self.old_origin.uuid.as_deref(), self.old_origin.server_id);
         let extra = match self.old_executed {

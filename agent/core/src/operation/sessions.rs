@@ -128,6 +128,14 @@ impl Dismissal {
         self.flows.iter().filter(|(_, known)| known.blocked.is_some()).map(|(flow, _)| *flow).collect()
     }
 
+    /// What became of the sessions, if these are all flows that there were when new connections had ceased, and each was
+    /// severed. One that was opening then may have come about since.
+    pub fn are_all(&self, at_the_beginning: &[Flow]) -> Option<Sessions> {
+        let is_severed = |flow: &Flow| self.flows.get(&flow.tuple).is_some_and(|known| known.severed);
+        let is_over = |flow: &Flow| flow.phase == Phase::Closing || is_severed(flow);
+        at_the_beginning.iter().filter(|flow| flow.backend == self.server).all(is_over).then(|| self.sessions.clone())
+    }
+
     /// What follows from a look. To be called again after what it says.
     pub fn look(&mut self, view: View<'_>, now: Mono) -> Round {
         let over = now >= self.deadline;
@@ -144,6 +152,7 @@ impl Dismissal {
             present.insert(flow.tuple);
             self.recognized |= found.is_some();
             let doing = found.unwrap_or(Doing::Unknown);
+            let is_new = !self.flows.contains_key(&flow.tuple);
             let known = self.flows.entry(flow.tuple).or_default();
             known.was_busy |= doing != Doing::Nothing;
             match known.step(doing, over, now) {
@@ -158,6 +167,8 @@ impl Dismissal {
                 }
                 Step::Block => block.push(flow.tuple),
                 Step::Unblock => unblock.push(flow.tuple),
+                // Somebody may have blocked it before us, and not have come to an end.
+                Step::Leave if is_new => unblock.push(flow.tuple),
                 Step::Leave => {}
             }
             left |= !known.severed;

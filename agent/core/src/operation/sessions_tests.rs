@@ -109,6 +109,14 @@ fn a_client_that_logs_in_is_not_blocked() {
 }
 
 #[test]
+fn what_somebody_else_had_blocked_goes_on_unless_it_is_idle() {
+    let mut dismissal = dismissal(SECOND);
+    let sessions = [session(1, Doing::Waiting), session(2, Doing::Nothing), session(3, Doing::Unknown)];
+    assert_eq!(look(&mut dismissal, &sessions, 0).unblock, [tuple(1), tuple(3)]);
+    assert_eq!(look(&mut dismissal, &sessions[..1], 10).unblock, [tuple(2)], "that one has gone");
+}
+
+#[test]
 fn when_the_grace_is_over_transactions_are_cut() {
     let mut dismissal = dismissal(SECOND);
     let sessions = [session(1, Doing::Waiting), session(2, Doing::Running), session(3, Doing::Nothing)];
@@ -157,6 +165,21 @@ fn flows_that_have_ended_are_nobodys_sessions_and_those_of_other_servers_are_not
     let elsewhere = Flow { backend: SocketAddr::from(([10, 0, 0, 9], 3306)), ..flow(2) };
     let round = look_at_all(&mut dismissal, &[closing, elsewhere], Some(&[session(2, Doing::Nothing)]), 0);
     assert_eq!(round.then, Then::Done(Sessions::default()));
+}
+
+#[test]
+fn those_that_were_there_at_the_beginning_are_all_when_each_was_severed() {
+    let mut dismissal = dismissal(SECOND);
+    let idle = [session(1, Doing::Nothing)];
+    look(&mut dismissal, &idle, 0);
+    assert_eq!(dismissal.are_all(&[flow(1)]), None);
+    look(&mut dismissal, &idle, 4);
+    let closing = Flow { phase: Phase::Closing, ..flow(2) };
+    let elsewhere = Flow { backend: SocketAddr::from(([10, 0, 0, 9], 3306)), ..flow(3) };
+    let all = Sessions { idle: 1, ..Sessions::default() };
+    assert_eq!(dismissal.are_all(&[flow(1), closing, elsewhere]), Some(all));
+    assert_eq!(dismissal.are_all(&[flow(1), flow(4)]), None, "nobody knows a session of that one");
+    assert_eq!(dismissal.are_all(&[Flow { phase: Phase::Opening, ..flow(4) }]), None);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct Course {
     /// Unix time of its first event, in milliseconds.
     pub begun_ms: Option<i64>,
     running: Option<String>,
+    /// A task of the step that runs has failed. The step may go on without it, or everything is taken back.
+    failed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,19 +52,23 @@ pub struct Ended {
 pub enum News {
     Begun(String),
     Done(StepTime),
+    /// It is over, and something in it failed.
+    Over(StepTime),
     /// Another step began, and this one was not done.
     BrokenOff(String),
     Task {
         message: String,
         ok: bool,
     },
+    /// What is neither a step nor a task: that it waits for something, what became of the sessions.
+    Note(String),
     AgentGone,
     AgentBack,
 }
 
 impl Course {
     pub const fn new(op: u64) -> Self {
-        Self { op, steps: Vec::new(), plan: Vec::new(), ending: None, begun_ms: None, running: None }
+        Self { op, steps: Vec::new(), plan: Vec::new(), ending: None, begun_ms: None, running: None, failed: false }
     }
 
     /// Takes an event of the operation's cluster in. One of another operation is no news.
@@ -79,10 +85,12 @@ impl Course {
                 let done = StepTime { step: step(), took_ms: number(data, "took_ms") };
                 let left = self.running.take().filter(|running| *running != done.step);
                 self.steps.push(done.clone());
-                left.map(News::BrokenOff).into_iter().chain([News::Done(done)]).collect()
+                let over = if std::mem::take(&mut self.failed) { News::Over(done) } else { News::Done(done) };
+                left.map(News::BrokenOff).into_iter().chain([over]).collect()
             }
             ("task", _) => {
-                let ok = word(data, "ok") != Some("false");
+                let ok = word(data, "state") != Some("failed");
+                self.failed |= !ok;
                 vec![News::Task { message: harmless(&event.message), ok }]
             }
             ("plan", _) => {
@@ -94,12 +102,14 @@ impl Course {
                 self.ending = ended(event);
                 self.running.take().map(News::BrokenOff).into_iter().collect()
             }
-            _ => Vec::new(),
+            ("step", _) | ("operation", Some("begun")) => Vec::new(),
+            _ => vec![News::Note(harmless(&event.message))],
         }
     }
 
     /// After a restart of the agent a step begins once more: that is the same step.
     fn begun(&mut self, step: String) -> Vec<News> {
+        self.failed = false;
         let left = self.running.replace(step.clone());
         if left.as_ref() == Some(&step) {
             return Vec::new();
@@ -112,9 +122,14 @@ impl Course {
 fn ended(event: &EventLine) -> Option<Ended> {
     let data = &event.data;
     let text = |key| word(data, key).filter(|text| !text.is_empty()).map(harmless);
+    let outcome: Outcome = serde_json::from_value(data.get("outcome")?.clone()).ok()?;
+    // The history names the operation first: `failover 17 done: db1 → db2 in 143 ms`.
+    let message = harmless(&event.message);
+    let own = message.split_once(&format!(" {}: ", outcome.word()));
+    let own = own.filter(|(title, _)| title.split(' ').count() == 2).map(|(_, rest)| rest.to_owned());
     Some(Ended {
-        outcome: serde_json::from_value(data.get("outcome")?.clone()).ok()?,
-        message: harmless(&event.message),
+        outcome,
+        message: own.unwrap_or(message),
         hint: text("hint"),
         took_ms: number(data, "took_ms"),
         old: text("old"),
@@ -182,9 +197,28 @@ mod tests {
     }
 
     #[test]
+    fn how_it_ended_is_told_without_naming_the_operation_twice() {
+        let ended = |message: &str| {
+            let data = json!({ "op": "17", "state": "ended", "outcome": "done", "took_ms": "143", "epoch": "8" });
+            ended(&EventLine { message: message.to_owned(), ..event("operation", data) }).unwrap()
+        };
+        let told = ended("failover 17 done: db1 → db2 in 143 ms; db3 does not follow yet: not done: why");
+        assert_eq!(told.message, "db1 → db2 in 143 ms; db3 does not follow yet: not done: why");
+        assert_eq!((told.took_ms, told.epoch), (Some(143), Some(8)));
+        assert_eq!(ended("it is what it is, and done: so").message, "it is what it is, and done: so");
+    }
+
+    #[test]
+    fn what_keeps_it_waiting_is_news() {
+        let mut course = Course::new(17);
+        let news = course.hear(&event("stuck", json!({ "op": "17", "step": "drain" })));
+        assert_eq!(news, [News::Note("said \\u{1b}[31mred".to_owned())]);
+    }
+
+    #[test]
     fn what_a_server_said_commands_no_terminal() {
         let mut course = Course::new(17);
-        let news = course.hear(&event("task", json!({ "op": "17", "ok": "false" })));
+        let news = course.hear(&event("task", json!({ "op": "17", "state": "failed" })));
         assert_eq!(news, [News::Task { message: "said \\u{1b}[31mred".to_owned(), ok: false }]);
     }
 }

@@ -97,12 +97,8 @@ pub async fn follow(
         let asked = tokio::time::timeout(left, heard.next(client, cluster, patience.quiet)).await;
         match asked.map_err(|_| Lost::Agent(patience.gone))? {
             Ok(events) => {
-                if !answers {
-                    answers = true;
+                if !std::mem::replace(&mut answers, true) {
                     tell(&News::AgentBack);
-                    if newest(client).await.is_ok_and(|newest| newest < heard.last) {
-                        return Err(Lost::OtherHistory);
-                    }
                 }
                 for event in &events {
                     course.hear(event).iter().for_each(&mut tell);
@@ -113,7 +109,7 @@ pub async fn follow(
                         return Err(Lost::Strange);
                     }
                 }
-                let over = events.is_empty() && !is_under_way(client, cluster, course.op).await?;
+                let over = events.is_empty() && !is_under_way(client, cluster, course.op, heard.last).await?;
                 silent = if over { silent + 1 } else { 0 };
                 // Its last event may have come between the two questions, so one such answer is not enough.
                 if silent > 1 {
@@ -168,10 +164,17 @@ async fn newest(client: &Client) -> Result<i64, ClientError> {
     Ok(answer.events.last().map_or(0, |e| e.id))
 }
 
-/// An agent that does not answer says nothing of the operation: the next question finds that out.
-async fn is_under_way(client: &Client, cluster: &str, op: u64) -> Result<bool, Lost> {
-    match client.get::<ShowAnswer>(&format!("/v1/clusters/{}", path_word(cluster))).await {
-        Ok(show) => Ok(show.operation.is_some_and(|operation| operation.op == op)),
+/// Asked when nothing is new. An agent that does not answer says nothing of the operation: the next question finds out.
+async fn is_under_way(client: &Client, cluster: &str, op: u64, last: i64) -> Result<bool, Lost> {
+    let asked = async {
+        // An agent whose state folder is another one counts its events anew.
+        let is_other = newest(client).await? < last;
+        let show: ShowAnswer = client.get(&format!("/v1/clusters/{}", path_word(cluster))).await?;
+        Ok((is_other, show.operation.is_some_and(|operation| operation.op == op)))
+    };
+    match asked.await {
+        Ok((true, _)) => Err(Lost::OtherHistory),
+        Ok((false, under_way)) => Ok(under_way),
         Err(ClientError::NotRunning { .. } | ClientError::Unknown { .. }) => Ok(true),
         Err(error) => Err(Lost::Failed(crate::driver::error_chain(&error))),
     }

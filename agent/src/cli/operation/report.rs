@@ -22,7 +22,9 @@ pub struct Report<'a> {
     pub outcome: &'a str,
     pub message: Option<&'a str>,
     pub old: Option<&'a str>,
+    /// The next primary, whether or not it became one: the outcome says that.
     pub new: Option<&'a str>,
+    /// Of the new primary; `null` if there is none.
     pub epoch: Option<u64>,
     pub took_ms: Option<u64>,
     pub steps: &'a [StepTime],
@@ -68,7 +70,7 @@ impl Subject<'_> {
             message: end.map(|end| end.message.as_str()),
             old: end.and_then(|end| end.old.as_deref()),
             new: end.and_then(|end| end.new.as_deref()),
-            epoch: end.and_then(|end| end.epoch),
+            epoch: end.filter(|end| end.outcome == Outcome::Done && !self.dry_run).and_then(|end| end.epoch),
             took_ms: end.and_then(|end| end.took_ms),
             steps: &course.steps,
             plan: self.dry_run.then_some(course.plan.as_slice()),
@@ -93,35 +95,28 @@ impl Subject<'_> {
     }
 
     fn success(&self, op: u64, end: &Ended) -> String {
-        let Some(new) = &end.new else { return format!("{}: {}", self.title(op), end.message) };
+        let Some(new) = &end.new else { return format!("{} is done: {}", self.title(op), end.message) };
         let epoch = end.epoch.map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
-        let took = end.took_ms.map_or_else(String::new, |ms| format!(", {ms} ms"));
-        format!("{} is the primary of {} now{epoch} ({} {op}{took})", self.name(new), self.cluster(), self.kind)
+        let (name, cluster, kind) = (self.name(new), self.cluster(), self.kind);
+        format!("{name} is the primary of {cluster} now{epoch}: {kind} {op}, {}", end.message)
     }
 
     fn failure(&self, title: &str, outcome: Outcome, end: &Ended) -> Failure {
         let cluster = self.cluster();
-        let (error, hint, exit) = match outcome {
-            Outcome::Done => (format!("{title}: {}", end.message), String::new(), Exit::Failed),
-            Outcome::Refused => (
-                format!("{title} was refused: {}", end.message),
-                format!("nothing was changed; `shunt show {cluster}` tells how the servers are"),
-                Exit::Refused,
-            ),
-            Outcome::Undone => (
-                format!("{title} was taken back: {}", end.message),
-                "the old primary goes on as before".to_owned(),
-                Exit::Failed,
-            ),
-            Outcome::Failed => (
-                format!("{title} failed: {}", end.message),
-                format!(
-                    "the port stays closed until this is mended: see `shunt show {cluster}` and `shunt events {cluster}`"
-                ),
+        let (what, hint, exit) = match outcome {
+            Outcome::Refused => {
+                ("was refused", format!("`shunt show {cluster}` tells how the servers are"), Exit::Refused)
+            }
+            Outcome::Undone => {
+                ("was undone", format!("`shunt events {cluster}` tells how it came to that"), Exit::Failed)
+            }
+            Outcome::Done | Outcome::Failed => (
+                "failed",
+                format!("`shunt show {cluster}` and `shunt events {cluster}` tell what to mend"),
                 Exit::Failed,
             ),
         };
-        Failure::new(error).hint(end.hint.clone().unwrap_or(hint)).with_exit(exit)
+        Failure::new(format!("{title} {what}: {}", end.message)).hint(end.hint.clone().unwrap_or(hint)).with_exit(exit)
     }
 
     fn rehearsed(&self, course: &Course, end: &Ended) -> Result<String, Failure> {
@@ -134,8 +129,10 @@ impl Subject<'_> {
             Some(line) if end.outcome == Outcome::Done => &line.message,
             _ => &end.message,
         };
-        let failure = Failure::new(format!("a {} of {} would be refused: {why}", self.kind, self.cluster()));
-        Err(failure.hint(end.hint.clone().unwrap_or_else(|| "nothing was changed".to_owned())).with_exit(Exit::Refused))
+        let why = why.strip_prefix("nothing was changed: ").unwrap_or(why);
+        let hint = end.hint.clone().unwrap_or_else(|| "nothing was changed, and nothing would be".to_owned());
+        let error = format!("a {} of {} would be refused: {why}", self.kind, self.cluster());
+        Err(Failure::new(error).hint(hint).with_exit(Exit::Refused))
     }
 }
 
@@ -153,12 +150,20 @@ pub fn plan_table(plan: &[Planned]) -> String {
 pub fn line(news: &News, details: bool) -> Option<String> {
     match news {
         News::Begun(step) => Some(format!("{step:<10}…")),
-        News::Done(StepTime { step, took_ms: Some(ms) }) => Some(format!("{step:<10}ok {ms:>7} ms")),
-        News::Done(StepTime { step, took_ms: None }) => Some(format!("{step:<10}ok")),
+        News::Done(done) => Some(over(done, "ok")),
+        News::Over(done) => Some(over(done, "over")),
         News::BrokenOff(step) => Some(format!("{step:<10}not done")),
         News::Task { message, ok: true } => details.then(|| format!("  {message}")),
         News::Task { message, ok: false } => Some(format!("  failed: {message}")),
+        News::Note(message) => Some(format!("  {message}")),
         News::AgentGone => Some("the agent does not answer; waiting for it".to_owned()),
         News::AgentBack => Some("the agent answers again".to_owned()),
+    }
+}
+
+fn over(StepTime { step, took_ms }: &StepTime, how: &str) -> String {
+    match took_ms {
+        Some(ms) => format!("{step:<10}{how:<4}{ms:>6} ms"),
+        None => format!("{step:<10}{how}"),
     }
 }

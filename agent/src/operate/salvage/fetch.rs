@@ -5,6 +5,7 @@ use shunt_core::gtid::{GtidSet, History, MariaHistory};
 
 use super::bytes::Bytes;
 use super::event::{CHECKSUM, Format, Gtid, HEADER, Header, SMALL, kind};
+use super::got::Got;
 use super::keep::Keep;
 use super::request;
 use super::trouble::Trouble;
@@ -16,9 +17,15 @@ pub(super) async fn fetch(wire: &mut Wire, wanted: &History, keep: &mut Keep) ->
         History::Mysql(set) => ask_mysql(wire, set).await?,
         History::Mariadb(history) => ask_mariadb(wire, history).await?,
     }
+    take_in(wire, wanted, keep).await
+}
+
+/// Takes what a server sends that was asked for its log.
+pub(super) async fn take_in(wire: &mut Wire, wanted: &History, keep: &mut Keep) -> Result<(), Trouble> {
     let mut intake = Intake { wanted, got: Got::default(), keeping: false, checksummed: false };
     while intake.packet(wire, keep).await? {}
-    intake.judge()
+    let absent = intake.got.absent(wanted);
+    if absent.is_empty() { Ok(()) } else { Err(Trouble::Refused(format!("its binary logs have no {absent}"))) }
 }
 
 async fn ask_mysql(wire: &mut Wire, wanted: &GtidSet) -> Result<(), Trouble> {
@@ -95,13 +102,6 @@ async fn list_of(wire: &mut Wire, name: &str) -> Result<MariaHistory, Trouble> {
     Err(Trouble::nonsense(format!("{name} does not say what precedes it")))
 }
 
-#[derive(Default)]
-struct Got {
-    mysql: GtidSet,
-    /// MariaDB's numbers have gaps: only the last ones are sure to come. By domain and server.
-    mariadb: std::collections::BTreeMap<(u32, u32), u64>,
-}
-
 struct Intake<'a> {
     wanted: &'a History,
     got: Got,
@@ -140,7 +140,7 @@ impl Intake<'_> {
         } else if header.is_gtid() {
             let mut body = wire.rest(SMALL).await?;
             let gtid = Gtid::read(&header, &body).ok_or_else(|| Trouble::nonsense("a transaction without a number"))?;
-            self.keeping = gtid.is_in(self.wanted) && self.note(&gtid);
+            self.keeping = gtid.is_in(self.wanted) && self.got.note(&gtid);
             if !self.keeping && self.is_complete() {
                 return Ok(false);
             }
@@ -159,25 +159,9 @@ impl Intake<'_> {
         Ok(true)
     }
 
-    /// Remembers a transaction; `false` if it had come already.
-    fn note(&mut self, gtid: &Gtid) -> bool {
-        match gtid {
-            Gtid::Mysql { origin, number } => {
-                let new = !self.got.mysql.contains(origin, *number);
-                self.got.mysql.insert(origin.clone(), *number);
-                new
-            }
-            Gtid::Mariadb { domain, server, sequence, .. } => {
-                let last = self.got.mariadb.entry((*domain, *server)).or_insert(0);
-                *last = sequence.max(last).to_owned();
-                true
-            }
-        }
-    }
-
     fn is_complete(&self) -> bool {
         // MariaDB's may come out of order, if it is not strict about them: there only the end of the log is the end.
-        matches!(self.wanted, History::Mysql(wanted) if wanted.is_subset(&self.got.mysql))
+        matches!(self.wanted, History::Mysql(_)) && self.got.absent(self.wanted).is_empty()
     }
 
     /// Takes the checksum off a body, if it has one and it is right.
@@ -225,19 +209,6 @@ impl Intake<'_> {
             (false, 0) => Ok(()),
             _ => Err(Trouble::nonsense("an event that is longer than it says")),
         }
-    }
-
-    /// Whether everything came.
-    fn judge(&self) -> Result<(), Trouble> {
-        let absent = match self.wanted {
-            History::Mysql(wanted) => wanted.minus(&self.got.mysql).to_string(),
-            History::Mariadb(wanted) => {
-                let got = |place| self.got.mariadb.get(&place).copied().unwrap_or(0);
-                let absent = wanted.spans().filter(|(place, _, last)| got(*place) < *last);
-                absent.map(|((d, s), _, last)| format!("{d}-{s}-{last}")).collect::<Vec<_>>().join(",")
-            }
-        };
-        if absent.is_empty() { Ok(()) } else { Err(Trouble::Refused(format!("its binary logs have no {absent}"))) }
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
 /// A file that is not complete; dropped, it is gone.
 pub(super) struct Part {
     out: BufWriter<File>,
-    part: PathBuf,
+    /// Where it is until then.
+    here: PathBuf,
     path: PathBuf,
     done: bool,
 }
@@ -26,22 +27,32 @@ impl Part {
     pub(super) fn create(folder: &Path, name: &str) -> Result<Self, Trouble> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|e| Trouble::File(format!("cannot make the folder {}", folder.display()), e))?;
-        let (path, part) = (folder.join(name), folder.join(format!("{name}.part")));
+        let (path, here) = (folder.join(name), folder.join(format!("{name}.part")));
         // What an agent that was killed left.
-        let _ = fs::remove_file(&part);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-        let file = file.map_err(|e| Trouble::File(format!("cannot make {}", part.display()), e))?;
-        Ok(Self { out: BufWriter::with_capacity(64 << 10, file), part, path, done: false })
+        let _ = fs::remove_file(&here);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&here);
+        let file = file.map_err(|e| Trouble::File(format!("cannot make {}", here.display()), e))?;
+        Ok(Self { out: BufWriter::with_capacity(64 << 10, file), here, path, done: false })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        self.out.write_all(bytes).map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))
+    fn write_all_of(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        self.out.write_all(bytes).map_err(|e| Trouble::File(format!("cannot write {}", self.here.display()), e))
+    }
+
+    fn ensure_space(&self, spare: u64) -> Result<(), Trouble> {
+        let failed =
+            |e: nix::Error| Trouble::File(format!("cannot look at the disk of {}", self.here.display()), e.into());
+        let disk = nix::sys::statvfs::fstatvfs(self.out.get_ref()).map_err(failed)?;
+        if disk.blocks_available().saturating_mul(disk.fragment_size()) >= spare {
+            return Ok(());
+        }
+        Err(Trouble::Refused(format!("{} would leave less than {} MiB of its disk", self.here.display(), spare >> 20)))
     }
 
     /// Where what is written so far can be read.
     pub(super) fn so_far(&mut self) -> Result<&Path, Trouble> {
-        self.out.flush().map_err(|e| Trouble::File(format!("cannot write {}", self.part.display()), e))?;
-        Ok(&self.part)
+        self.out.flush().map_err(|e| Trouble::File(format!("cannot write {}", self.here.display()), e))?;
+        Ok(&self.here)
     }
 
     /// Gives it its name, for good.
@@ -49,7 +60,7 @@ impl Part {
         let place = |()| -> io::Result<()> {
             self.out.flush()?;
             self.out.get_ref().sync_all()?;
-            fs::rename(&self.part, &self.path)?;
+            fs::rename(&self.here, &self.path)?;
             let folder = self.path.parent().unwrap_or(Path::new("."));
             File::open(folder)?.sync_all()
         };
@@ -61,27 +72,45 @@ impl Part {
     }
 }
 
+impl io::Write for Part {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.done {
-            let _ = fs::remove_file(&self.part);
+            let _ = fs::remove_file(&self.here);
         }
     }
 }
+
+/// So much of the disk is left to others: the agent's own state is on it.
+const SPARE: u64 = 256 << 20;
+/// How often that is looked after.
+const LOOK: u64 = 16 << 20;
 
 /// A log that is being written.
 pub(super) struct Keep {
     part: Part,
     at: u64,
+    written: u64,
     sum: crc32fast::Hasher,
     format: Option<Format>,
+    /// Where the disk's free space is looked at next.
+    look: u64,
 }
 
 impl Keep {
     pub(super) fn create(folder: &Path, name: &str) -> Result<Self, Trouble> {
         let mut part = Part::create(folder, name)?;
-        part.write(&MAGIC)?;
-        Ok(Self { part, at: MAGIC.len() as u64, sum: crc32fast::Hasher::new(), format: None })
+        part.write_all_of(&MAGIC)?;
+        Ok(Self { part, at: MAGIC.len() as u64, written: 0, sum: crc32fast::Hasher::new(), format: None, look: 0 })
     }
 
     /// What all that follows is read by. Said again, it is not written again; the log of a server that was upgraded has
@@ -117,12 +146,17 @@ impl Keep {
 
     pub(super) fn piece(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.sum.update(bytes);
-        self.part.write(bytes)
+        self.written += bytes.len() as u64;
+        if self.written >= self.look {
+            self.look = self.written + LOOK;
+            self.part.ensure_space(SPARE)?;
+        }
+        self.part.write_all_of(bytes)
     }
 
     pub(super) fn end(&mut self) -> Result<(), Trouble> {
         let sum = std::mem::take(&mut self.sum).finalize();
-        self.part.write(&sum.to_le_bytes())
+        self.part.write_all_of(&sum.to_le_bytes())
     }
 
     pub(super) fn is_described(&self) -> bool {

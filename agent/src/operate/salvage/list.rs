@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::event::{Gtid, Header, SMALL, kind};
-use super::keep::Part;
+use super::got::Got;
 use super::log::{Log, wrong};
 use super::query::{self, Query};
 use super::rows::{self, Change, STATEMENT_END, TABLE_HEAD, Table};
@@ -19,9 +19,10 @@ const STATEMENTS: usize = 20;
 const OTHERS: &str = "(others)";
 
 /// What all transactions together did.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Total {
     pub transactions: u64,
+    pub got: Got,
     /// Rows changed, by table.
     pub tables: BTreeMap<String, u64>,
 }
@@ -42,14 +43,14 @@ struct Transaction {
 }
 
 /// Reads the log to its end and writes a line or more for every transaction.
-pub(super) async fn list(log: &mut Log, text: &mut Part) -> Result<Total, Trouble> {
+pub(super) async fn list(log: &mut Log, text: &mut impl Write) -> Result<Total, Trouble> {
     let unreadable = |error| Trouble::File("what was fetched cannot be read back".into(), error);
     let mut list = Lister { total: Total::default(), current: None, tables: HashMap::new() };
     while let Some(header) = log.next().map_err(unreadable)? {
         if header.is_gtid()
             && let Some(done) = list.begin(&header, log).map_err(unreadable)?
         {
-            text.write(list.close(done)?.as_bytes())?;
+            write(text, &list.close(done)?)?;
         } else {
             list.event(&header, log).map_err(unreadable)?;
         }
@@ -57,10 +58,14 @@ pub(super) async fn list(log: &mut Log, text: &mut Part) -> Result<Total, Troubl
         tokio::task::yield_now().await;
     }
     if let Some(last) = list.current.take() {
-        text.write(list.close(last)?.as_bytes())?;
+        write(text, &list.close(last)?)?;
     }
-    text.write(list.total.in_words().as_bytes())?;
+    write(text, &list.total.in_words())?;
     Ok(list.total)
+}
+
+fn write(text: &mut impl Write, words: &str) -> Result<(), Trouble> {
+    text.write_all(words.as_bytes()).map_err(|e| Trouble::File("cannot write the list".into(), e))
 }
 
 struct Lister {
@@ -126,6 +131,7 @@ impl Lister {
             return Err(Trouble::nonsense(format!("only a part of the transaction {}", done.gtid)));
         }
         self.total.transactions += 1;
+        self.total.got.note(&done.gtid);
         for ((table, _), count) in &done.rows {
             self.total.add(table, *count);
         }
@@ -133,14 +139,25 @@ impl Lister {
     }
 }
 
-/// The statement of MariaDB's compressed QUERY event, which has all before it as others have.
-pub(super) fn decompressed(log: &mut Log) -> std::io::Result<Vec<u8>> {
+/// A compressed QUERY event of MariaDB's, as it was before; no more than a list needs of it.
+fn decompressed(log: &mut Log) -> std::io::Result<Vec<u8>> {
+    inflate(log, query::HEAD as u64)
+}
+
+/// The same as a whole, if it is not longer than `most`.
+pub(super) fn decompressed_whole(log: &mut Log, most: u64) -> std::io::Result<Vec<u8>> {
+    let body = inflate(log, most + 1)?;
+    if body.len() as u64 > most { Err(wrong("a statement is too long to be applied")) } else { Ok(body) }
+}
+
+/// Only the statement itself is compressed.
+fn inflate(log: &mut Log, most: u64) -> std::io::Result<Vec<u8>> {
     let mut head = log.head(13)?;
     let lengths = (head.get(8), head.get(11), head.get(12));
     let (Some(database), Some(low), Some(high)) = lengths else { return Err(wrong("a statement ends too early")) };
     let more = usize::from(*database) + 1 + usize::from(u16::from_le_bytes([*low, *high]));
     head.extend(log.head(more)?);
-    let most = query::HEAD.saturating_sub(head.len()) as u64;
+    let most = most.saturating_sub(head.len() as u64);
     rows::inflated(log)?.take(most).read_to_end(&mut head)?;
     Ok(head)
 }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use ruzstd::decoding::StreamingDecoder;
 
@@ -37,14 +38,16 @@ pub(super) struct Log {
     outer: Events,
     /// Of a compressed transaction.
     inner: Option<Events>,
+    /// After which it is not read any more: a few bytes may be decompressed to any number.
+    until: Instant,
 }
 
 impl Log {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Self::of(Box::new(path.to_path_buf()))
+    pub(super) fn open(path: &Path, until: Instant) -> io::Result<Self> {
+        Self::of(Box::new(path.to_path_buf()), until)
     }
 
-    pub(super) fn of(source: Box<dyn Source>) -> io::Result<Self> {
+    pub(super) fn of(source: Box<dyn Source>, until: Instant) -> io::Result<Self> {
         let mut from = source.from(0)?;
         let mut magic = [0; MAGIC.len()];
         from.read_exact(&mut magic)?;
@@ -52,7 +55,7 @@ impl Log {
             return Err(wrong("it is no binary log"));
         }
         let outer = Events { from, checksummed: true, at: MAGIC.len() as u64, ..Events::default() };
-        Ok(Self { source, outer, inner: None })
+        Ok(Self { source, outer, inner: None, until })
     }
 
     /// The next event; those of a compressed transaction follow upon the one that contains them. Its body is read with
@@ -90,6 +93,9 @@ impl Log {
 
 impl Read for Log {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() > self.until {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the time was up"));
+        }
         match &mut self.inner {
             Some(inner) if inner.begun => inner.read(into),
             _ => self.outer.read(into),

@@ -19,6 +19,8 @@ pub(super) struct Query {
 pub(super) struct Variables {
     /// Statements that set it, in the server's own words.
     pub set: Vec<String>,
+    /// Of the second in which it ran.
+    pub microseconds: u32,
     /// What is there and cannot be set; empty if everything can.
     pub unknown: Option<u8>,
 }
@@ -82,7 +84,8 @@ impl Variables {
 
     /// As mysqlbinlog prints them. (MySQL's `Query_event`; from 128 on MariaDB's.)
     fn one(&mut self, code: u8, bytes: &mut Bytes<'_>) -> Option<()> {
-        let mut set = |text: String| self.set.push(text);
+        let set = &mut self.set;
+        let mut set = |text: String| set.push(text);
         match code {
             // Q_FLAGS2: bits of what the session had switched.
             0 => {
@@ -140,14 +143,13 @@ impl Variables {
                     bytes.text();
                 }
             }
-            // Microseconds: they go with the event's time.
-            13 | 128 => {
-                bytes.number(3)?;
-            }
+            13 | 128 => self.microseconds = bytes.number(3)? as u32,
             16 => set(format!("explicit_defaults_for_timestamp={}", bytes.byte()?)),
             18 => set(format!("default_collation_for_utf8mb4={}", bytes.number(2)?)),
             19 => set(format!("sql_require_primary_key={}", bytes.byte()?)),
             20 => set(format!("default_table_encryption={}", bytes.byte()?)),
+            // Since 9.7.
+            21 => set(format!("enable_cascade_triggers={}", bytes.byte()?)),
             // MariaDB's Q_GTID_FLAGS3: of an ALTER TABLE that runs in two steps, whose second would be missed.
             _ => return None,
         }

@@ -52,7 +52,7 @@ impl Table {
 
 impl Column {
     fn read(kind: u8, metadata: &mut Bytes<'_>) -> Option<Self> {
-        let fraction = |digits: u8| (u32::from(digits) + 1) / 2;
+        let fraction = |digits: u8| u32::from(digits).div_ceil(2);
         Some(match kind {
             // NULL; TINY, YEAR; SHORT; INT24, DATE, TIME, NEWDATE; LONG, TIMESTAMP; LONGLONG, DATETIME.
             6 => Self::Fixed(0),

@@ -12,16 +12,18 @@ use super::trouble::Trouble;
 
 /// A packet that is longer goes on in the next one.
 const FULL: usize = 0xff_ffff;
+/// What is read at once.
+const PIECE: usize = 16 << 10;
 /// No answer but an event is longer.
 const ANSWER: usize = 4 << 20;
-/// No table of an answer that is asked for here has more.
-const ROWS: usize = 100_000;
+/// No rows that are asked for here are more, all together.
+const ROWS: usize = 16 << 20;
 
 pub(super) const OK: u8 = 0;
 pub(super) const ERR: u8 = 0xff;
 pub(super) const EOF: u8 = 0xfe;
 
-const COM_QUERY: u8 = 3;
+pub(super) const COM_QUERY: u8 = 3;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -69,8 +71,10 @@ impl Wire {
 
     /// Goes to the next packet, over what is left of this one.
     pub(super) async fn next(&mut self) -> Result<(), Trouble> {
-        let mut nowhere = [0; 4096];
+        let mut nowhere = std::mem::take(&mut self.answer);
+        nowhere.resize(PIECE, 0);
         while self.read(&mut nowhere).await? > 0 {}
+        self.answer = nowhere;
         self.header().await
     }
 
@@ -118,16 +122,18 @@ impl Wire {
     /// The rest of the current packet, if it is not longer than `most`.
     pub(super) async fn rest(&mut self, most: usize) -> Result<Vec<u8>, Trouble> {
         let mut rest = Vec::new();
-        let mut piece = [0; 16 << 10];
         loop {
-            let read = self.read(&mut piece).await?;
+            let filled = rest.len();
+            // No more than was announced, and no more at once than is there soon.
+            rest.resize(filled + self.left.clamp(1, PIECE), 0);
+            let read = self.read(&mut rest[filled..]).await?;
+            rest.truncate(filled + read);
             if read == 0 {
                 return Ok(rest);
             }
-            if rest.len() + read > most {
+            if rest.len() > most {
                 return Err(Trouble::nonsense(format!("more than {most} bytes where few are due")));
             }
-            rest.extend(&piece[..read]);
         }
     }
 
@@ -148,11 +154,12 @@ impl Wire {
     }
 
     pub(super) async fn query(&mut self, sql: &[u8]) -> Result<Table, Trouble> {
-        let mut command = Vec::with_capacity(sql.len() + 1);
-        command.push(COM_QUERY);
-        command.extend(sql);
-        self.command(&command).await?;
-        drop(command);
+        self.ask(&[&[COM_QUERY], sql].concat()).await
+    }
+
+    /// The same of a whole command, which begins with [`COM_QUERY`].
+    pub(super) async fn ask(&mut self, command: &[u8]) -> Result<Table, Trouble> {
+        self.command(command).await?;
         let head = self.answer().await?;
         if head[0] == OK {
             return Ok(Table::new());
@@ -167,13 +174,16 @@ impl Wire {
             return Err(Trouble::nonsense("definitions of columns without an end"));
         }
         let mut table = Table::new();
+        let mut read = 0;
         loop {
             let row = self.answer().await?;
             if is_end(row) {
                 return Ok(table);
             }
-            if table.len() == ROWS {
-                return Err(Trouble::nonsense(format!("more than {ROWS} rows")));
+            // A cell takes some bytes even where it is NULL, and so does a row.
+            read += row.len() + 64 * (columns as usize + 1);
+            if read > ROWS {
+                return Err(Trouble::nonsense("an answer without an end"));
             }
             table.push(read_row(row, columns).ok_or_else(|| Trouble::nonsense("a row that ends too early"))?);
         }

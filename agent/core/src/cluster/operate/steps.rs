@@ -155,16 +155,7 @@ impl Cluster {
             self.wait_or_undo(&why, now, actions);
             return true;
         }
-        let Some(run) = &self.run else { return false };
-        let choice = choose(Candidates {
-            config: &self.config,
-            standings: &run.op.standings,
-            old: run.op.old,
-            old_executed: run.op.old_executed.as_ref(),
-            old_origin: &run.op.old_origin,
-            excluded: &run.excluded,
-            asked: run.op.asked,
-        });
+        let Some(choice) = self.candidates().map(choose) else { return false };
         let choice = match choice {
             Ok(choice) => choice,
             Err(reasons) => {
@@ -205,7 +196,11 @@ impl Cluster {
                     .to_owned(),
             );
         };
-        let answered = op.acknowledgers.iter().filter(|server| op.standings.contains_key(server)).count();
+        // What one with transactions of its own has received is not taken, so it proves nothing.
+        let candidates = self.candidates()?;
+        let sound =
+            |server: &SocketAddr| op.standings.get(server).is_some_and(|s| candidates.errant(*server, s).is_none());
+        let answered = op.acknowledgers.iter().filter(|server| sound(server)).count();
         // Every commit was acknowledged by `wait_count` of them: it is on one of these if fewer than that are missing.
         let needed = (op.acknowledgers.len() + 1).saturating_sub(wait_count as usize).max(1);
         (answered < needed).then(|| {
@@ -214,6 +209,19 @@ impl Cluster {
                  and {answered} do",
                 op.acknowledgers.len()
             )
+        })
+    }
+
+    pub(super) fn candidates(&self) -> Option<Candidates<'_>> {
+        let run = self.run.as_ref()?;
+        Some(Candidates {
+            config: &self.config,
+            standings: &run.op.standings,
+            old: run.op.old,
+            old_executed: run.op.old_executed.as_ref(),
+            old_origin: &run.op.old_origin,
+            excluded: &run.excluded,
+            asked: run.op.asked,
         })
     }
 

@@ -242,15 +242,6 @@ fn a_silent_replica_counts_only_if_the_source_counts_it() {
 }
 
 #[test]
-fn so_many_must_be_heard_that_one_of_them_has_everything() {
-    let quorum = |wait_count, replicas: &[u8]| proof(wait_count, replicas).quorum();
-    assert_eq!(quorum(1, &[2]), 1);
-    assert_eq!(quorum(1, &[2, 3]), 2);
-    assert_eq!(quorum(2, &[2, 3]), 1);
-    assert_eq!(quorum(2, &[2, 3, 4]), 2);
-}
-
-#[test]
 fn without_semi_sync_the_loss_is_what_the_best_replica_lacked() {
     let off = SemiSync { source_enabled: false, source_active: false, clients: 0, ..SOURCE };
     let seen = || Seen::nothing().answers(1, off, TWELVE).answers(2, ENDED, TEN);

@@ -1,0 +1,332 @@
+//! Ending the sessions that clients have on a primary which is to hand over, through listeners that hold new connections
+//! and spare these. [`Dismissal`] decides; here the server is asked what its sessions do, conntrack whose they are, and the
+//! datapath blocks, severs and lets go on.
+//!
+//! Sessions are found by where the server says that they come from. All flows are looked at once, while nothing else is asked
+//! of conntrack: the way through its table takes longer than all of the rest, and whoever wants a single entry waits for it.
+//! Since the listeners hold new connections, whoever is not there then does not come later.
+
+mod mariadb;
+mod mysql;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use mysql_async::Row;
+use shunt_core::Mono;
+use shunt_core::datapath::{Datapath, DatapathError, Meter};
+use shunt_core::flow::{Flow, FlowFilter, Tuple};
+use shunt_core::observation::Flavour;
+use shunt_core::operation::sessions::{Dismissal, Doing, Peer, Session, Then, View};
+use shunt_core::operation::{Sessions, TaskError};
+use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::link::{Link, Stopped};
+use super::work::{Work, is_denied, refused, unknown};
+use super::{Executor, sheltered};
+use crate::driver::Worker;
+use crate::probe::answer::{Columns as _, Rows};
+
+/// For one look: whoever is blocked waits for it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is done with the flows.
+#[derive(Clone)]
+pub struct Hands {
+    pub datapath: Worker<Box<dyn Datapath>>,
+    pub meter: Worker<Box<dyn Meter>>,
+}
+
+impl Executor {
+    /// Ends the sessions that clients have on `server` through `listeners`: idle ones at once, those inside a transaction when
+    /// it is over or after `grace`. The listeners spare the server. If it is dropped, or fails, no flow stays blocked.
+    pub async fn end_sessions(
+        &self,
+        server: SocketAddr,
+        listeners: &[SocketAddr],
+        grace: Duration,
+        within: Duration,
+        hands: Hands,
+    ) -> Result<Sessions, TaskError> {
+        let by = Instant::now() + within;
+        let (links, listeners) = (self.links.clone(), listeners.to_vec());
+        let work = async move {
+            let work = Work { links: &links, server, within, by };
+            end_sessions(work, listeners, grace, hands).await
+        };
+        sheltered(Some(server), work).await
+    }
+}
+
+async fn end_sessions(
+    work: Work<'_>,
+    listeners: Vec<SocketAddr>,
+    grace: Duration,
+    hands: Hands,
+) -> Result<Sessions, TaskError> {
+    let begin = Instant::now();
+    let mut blocked = Blocked { datapath: hands.datapath.clone(), flows: Vec::new() };
+    let mut flows = Flows { server: work.server, listeners, hands, known: BTreeMap::new() };
+    let mut dismissal = Dismissal::new(work.server, grace, Mono::ZERO);
+    let (list, meter) = tokio::join!(List::open(work), flows.own_meter(work.by));
+    let (mut list, mut meter) = (list?, Some(meter?));
+    let mut reading: Option<oneshot::Receiver<Read>> = None;
+    let mut whole = false;
+    loop {
+        let sessions = list.look(work).await?;
+        let known = sessions.as_deref().and_then(addresses).filter(|_| !whole);
+        let (found, whole_view) = match known {
+            Some(addresses) => (flows.seen_as(addresses, work.by).await?, false),
+            None => (flows.all(work.by).await?, true),
+        };
+        let view = View { flows: &found, whole: whole_view, sessions: sessions.as_deref() };
+        let round = dismissal.look(view, Mono(begin.elapsed()));
+        flows.order(Order::Unblock, round.unblock, work.by).await?;
+        flows.known.retain(|_, flow| !round.sever.contains(&flow.tuple));
+        flows.order(Order::Sever, round.sever, work.by).await?;
+        blocked.flows = dismissal.blocked();
+        flows.order(Order::Block, round.block, work.by).await?;
+        match round.then {
+            Then::Done(sessions) => return Ok(sessions),
+            Then::Look { after, whole: all } => {
+                if all
+                    && after.is_zero()
+                    && let Some(reading) = reading.take()
+                {
+                    let all = told(timeout_at(work.by, reading).await.map(Result::ok))?;
+                    if let Some(sessions) = dismissal.are_all(&all) {
+                        return Ok(sessions);
+                    }
+                }
+                if let Some(meter) = meter.take() {
+                    reading = Some(flows.begin_to_read(meter));
+                }
+                whole = all;
+                sleep(after).await;
+            }
+        }
+    }
+}
+
+/// Where the sessions come from, if the server says it of all of them.
+fn addresses(sessions: &[Session]) -> Option<Vec<SocketAddr>> {
+    let address = |session: &Session| match session.peer {
+        Peer::Address(address) => Some(address),
+        Peer::Port(_) => None,
+    };
+    sessions.iter().map(address).collect()
+}
+
+/// The flows of the server.
+struct Flows {
+    server: SocketAddr,
+    listeners: Vec<SocketAddr>,
+    hands: Hands,
+    /// Those that were looked up, by whom the server sees.
+    known: BTreeMap<SocketAddr, Flow>,
+}
+
+#[derive(Clone, Copy)]
+enum Order {
+    Block,
+    Unblock,
+    Sever,
+}
+
+impl Flows {
+    async fn seen_as(&mut self, clients: Vec<SocketAddr>, by: Instant) -> Result<Vec<Flow>, TaskError> {
+        let (server, listeners) = (self.server, self.listeners.clone());
+        let unknown: Vec<_> = clients.iter().filter(|client| !self.known.contains_key(client)).copied().collect();
+        if !unknown.is_empty() {
+            let found = self.read(by, move |meter| meter.flows_seen_as(&listeners, server, &unknown)).await?;
+            self.known.extend(found.into_iter().map(|flow| (flow.seen_as, flow)));
+        }
+        Ok(clients.iter().filter_map(|client| self.known.get(client).copied()).collect())
+    }
+
+    async fn all(&self, by: Instant) -> Result<Vec<Flow>, TaskError> {
+        self.read(by, self.reader()).await
+    }
+
+    async fn own_meter(&self, by: Instant) -> Result<Box<dyn Meter>, TaskError> {
+        told(timeout_at(by, self.hands.datapath.run(|datapath| datapath.meter())).await.map(Result::ok))
+    }
+
+    /// Reads them all with a meter of its own, so that nobody waits for this one.
+    fn begin_to_read(&self, mut meter: Box<dyn Meter>) -> oneshot::Receiver<Read> {
+        let (reader, (tell, told)) = (self.reader(), oneshot::channel());
+        tokio::task::spawn_blocking(move || {
+            // Nobody waits for it any more if the sessions could not be seen.
+            let _ = tell.send(reader(&mut meter));
+        });
+        told
+    }
+
+    fn reader(&self) -> impl FnOnce(&mut Box<dyn Meter>) -> Read + Send + use<> {
+        let (server, listeners) = (self.server, self.listeners.iter().copied().collect());
+        move |meter| {
+            let mut all = Vec::new();
+            meter.flows(&FlowFilter { listeners, source_port: None }, &mut |flow| {
+                if flow.backend == server {
+                    all.push(flow);
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(all)
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        by: Instant,
+        job: impl FnOnce(&mut Box<dyn Meter>) -> Result<T, DatapathError> + Send + 'static,
+    ) -> Result<T, TaskError> {
+        told(timeout_at(by, self.hands.meter.run(job)).await.map(Result::ok))
+    }
+
+    async fn order(&self, order: Order, flows: Vec<Tuple>, by: Instant) -> Result<(), TaskError> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        let (what, number) = (order.word(), flows.len());
+        let job = move |datapath: &mut Box<dyn Datapath>| match order {
+            Order::Block => datapath.block(&flows),
+            Order::Unblock => datapath.unblock(&flows),
+            Order::Sever => datapath.sever(&flows),
+        };
+        match timeout_at(by, self.hands.datapath.run(job)).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(error))) => Err(refused(format!("{number} flows cannot be {what}: {}", words(&error)))),
+            Ok(Err(gone)) => Err(refused(format!("{number} flows cannot be {what}: {gone}"))),
+            Err(_) => Err(unknown(format!("{number} flows could not be {what} in time"))),
+        }
+    }
+}
+
+type Read = Result<Vec<Flow>, DatapathError>;
+
+/// What was read; `Ok(None)`: by a thread that has ended.
+fn told<T>(read: Result<Option<Result<T, DatapathError>>, Elapsed>) -> Result<T, TaskError> {
+    match read {
+        Ok(Some(Ok(read))) => Ok(read),
+        Ok(Some(Err(error))) => Err(refused(format!("the flows cannot be read: {}", words(&error)))),
+        Ok(None) => Err(refused("the flows cannot be read: the thread that reads them is gone".to_owned())),
+        Err(_) => Err(unknown("the flows could not be read in time".to_owned())),
+    }
+}
+
+impl Order {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Block => "blocked",
+            Self::Unblock => "unblocked",
+            Self::Sever => "severed",
+        }
+    }
+}
+
+/// With its causes.
+fn words(error: &DatapathError) -> String {
+    crate::driver::error_chain(error)
+}
+
+/// Flows that are blocked, and go on if nobody comes back to them.
+struct Blocked {
+    datapath: Worker<Box<dyn Datapath>>,
+    flows: Vec<Tuple>,
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let flows = std::mem::take(&mut self.flows);
+        if flows.is_empty() {
+            return;
+        }
+        let sent = self.datapath.send(move |datapath| {
+            if let Err(error) = datapath.unblock(&flows) {
+                tracing::warn!(error = words(&error), "flows stay blocked until their listener leads somewhere");
+            }
+        });
+        if sent.is_err() {
+            tracing::warn!("flows stay blocked until their listener leads somewhere: the datapath's thread is gone");
+        }
+    }
+}
+
+/// The server's list of sessions.
+struct List {
+    link: Link,
+    /// Whether what they do can be seen there.
+    sees: bool,
+}
+
+impl List {
+    async fn open(work: Work<'_>) -> Result<Self, TaskError> {
+        Ok(Self { link: work.links.get(work.server, work.by).await?, sees: true })
+    }
+
+    /// What the sessions do; `None`: it cannot be seen.
+    async fn look(&mut self, work: Work<'_>) -> Result<Option<Vec<Session>>, TaskError> {
+        if !self.sees {
+            return Ok(None);
+        }
+        let flavour = self.link.dialect().flavour();
+        let script = match flavour {
+            Flavour::Mysql => [mysql::IS_SEEN, mysql::SESSIONS],
+            Flavour::Mariadb => [mariadb::SESSIONS, mariadb::TRANSACTIONS],
+        };
+        let Some(answer) = self.ask(work, &script.map(str::to_owned)).await? else {
+            self.sees = false;
+            return Ok(None);
+        };
+        let [first, second] = &answer[..] else { return Ok(None) };
+        let sessions = match flavour {
+            Flavour::Mysql => mysql::read(first, second),
+            Flavour::Mariadb => mariadb::read(first, second),
+        };
+        if sessions.is_none() {
+            tracing::warn!(server = %work.server, "which sessions are inside a transaction cannot be seen there");
+        }
+        Ok(sessions)
+    }
+
+    /// `None`: we may not ask that.
+    async fn ask(&mut self, work: Work<'_>, script: &[String]) -> Result<Option<Vec<Rows>>, TaskError> {
+        loop {
+            let by = work.by.min(Instant::now() + LOOK);
+            match self.link.run(script, by).await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(Stopped::Refused { code, words, .. }) if is_denied(code) => {
+                    tracing::warn!(server = %work.server, error = words, "the sessions there cannot be seen");
+                    return Ok(None);
+                }
+                // It broke while nobody was using it.
+                Err(Stopped::Broken(_)) if self.link.reused => self.link = work.links.get(work.server, work.by).await?,
+                Err(stopped) => return Err(work.error(&stopped, script, self.link.dialect().as_ref())),
+            }
+        }
+    }
+}
+
+/// `host:port`, as both flavours write it in their lists; an IPv6 address has no brackets there.
+fn peer(row: &Row) -> Option<Peer> {
+    let host = row.text(&["host"]);
+    let (host, port) = host.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    Some(host.parse().map_or(Peer::Port(port), |ip| Peer::Address(SocketAddr::new(ip, port))))
+}
+
+/// What a session does by the word for its command.
+fn doing(command: &str, is_free: bool) -> Doing {
+    match command {
+        "Sleep" if is_free => Doing::Nothing,
+        "Sleep" => Doing::Waiting,
+        "Query" | "Execute" | "Prepare" | "Close stmt" | "Reset stmt" | "Fetch" | "Init DB" | "Ping" | "Statistics"
+        | "Set option" | "Field List" | "Long Data" | "Reset Connection" => Doing::Running,
+        _ => Doing::Unknown,
+    }
+}
