@@ -1,11 +1,16 @@
-//! MariaDB's words. It has no server uuid, no `super_read_only`, semi-sync built in, and heartbeats in SHOW ALL SLAVES
-//! STATUS itself.
+//! MariaDB's words. It has no server uuid, no `super_read_only`, semi-sync built in, heartbeats in SHOW ALL SLAVES STATUS
+//! itself, and Galera.
+//!
+//! A Galera node outside of the primary component refuses statements that read tables (ERROR 1047), but none of these.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::observation::{Channel, Flavour, Identity, PromoterLock, SemiSync, ServerState};
+use shunt_core::observation::{
+    Backlog, Channel, Flavour, GaleraNode, GaleraState, GroupView, Identity, PromoterLock, SemiSync, ServerState,
+};
 
 use super::answer::{Columns, Rows, name_values, without_blanks};
 use super::mysql::{io_thread, last_error};
@@ -20,25 +25,48 @@ const SERVER: &str = "SELECT @@global.server_id AS server_id, @@global.read_only
 const SEMI_SYNC: &str = ", @@global.rpl_semi_sync_master_enabled AS semi_source, \
      @@global.rpl_semi_sync_slave_enabled AS semi_replica";
 
-const SEMI_SYNC_STATUS: &str = ";SHOW GLOBAL STATUS WHERE Variable_name IN \
-     ('Rpl_semi_sync_master_status','Rpl_semi_sync_master_clients')";
+const SEMI_SYNC_STATUS: [&str; 2] = ["Rpl_semi_sync_master_status", "Rpl_semi_sync_master_clients"];
+
+const GALERA_STATUS: [&str; 7] = [
+    "wsrep_cluster_state_uuid",
+    "wsrep_cluster_status",
+    "wsrep_cluster_size",
+    "wsrep_ready",
+    "wsrep_local_state",
+    "wsrep_last_committed",
+    "wsrep_local_recv_queue",
+];
 
 /// What this server has.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
     pub identity: Identity,
     pub semi_sync: bool,
+    pub galera: bool,
 }
 
 impl Capabilities {
     pub fn new(identity: Identity, variables: &BTreeMap<String, String>) -> Self {
-        Self { identity, semi_sync: variables.contains_key("rpl_semi_sync_master_enabled") }
+        let is = |name: &str, value: &str| variables.get(name).is_some_and(|is| is.eq_ignore_ascii_case(value));
+        Self {
+            identity,
+            semi_sync: variables.contains_key("rpl_semi_sync_master_enabled"),
+            galera: is("wsrep_on", "ON") && !is("wsrep_provider", "none"),
+        }
     }
 
     /// The tick's text, as one query of several statements.
     pub fn tick(&self) -> String {
-        let (columns, status) = if self.semi_sync { (SEMI_SYNC, SEMI_SYNC_STATUS) } else { ("", "") };
-        format!("{SERVER}{columns};{STATUS}{status}")
+        let columns = if self.semi_sync { SEMI_SYNC } else { "" };
+        // One statement for all of them: a server collects every status variable for each.
+        let mut names = Vec::new();
+        names.extend(self.semi_sync.then_some(SEMI_SYNC_STATUS).into_iter().flatten());
+        names.extend(self.galera.then_some(GALERA_STATUS).into_iter().flatten());
+        let mut sql = format!("{SERVER}{columns};{STATUS}");
+        if !names.is_empty() {
+            let _ = write!(sql, ";SHOW GLOBAL STATUS WHERE Variable_name IN ('{}')", names.join("','"));
+        }
+        sql
     }
 
     /// Reads the answer to [`Self::tick`]. `None`: it is not the answer to it.
@@ -46,15 +74,15 @@ impl Capabilities {
         let mut sets = answer.iter();
         let server = sets.next()?.first()?;
         let channels = sets.next()?;
-        let semi_sync = if self.semi_sync { Some(semi_sync(server, sets.next()?)) } else { None };
+        let status = if self.semi_sync || self.galera { name_values(sets.next()?) } else { BTreeMap::new() };
         Some(ServerState {
             identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
             read_only: is_read_only(server.bytes(&["read_only"])?),
             super_read_only: false,
             gtid_executed: without_blanks(&server.text(&["gtid"])),
             channels: channels.iter().map(channel).collect(),
-            group: None,
-            semi_sync,
+            group: self.galera.then(|| GroupView::Galera(galera(&status))),
+            semi_sync: self.semi_sync.then(|| semi_sync(server, &status)),
             promoter: PromoterLock::NotAsked,
         })
     }
@@ -86,8 +114,25 @@ fn channel(row: &Row) -> Channel {
     }
 }
 
-fn semi_sync(server: &Row, status: &Rows) -> SemiSync {
-    let status = name_values(status);
+/// What is not said, as by a server whose provider is being loaded, makes no node that counts.
+fn galera(status: &BTreeMap<String, String>) -> GaleraNode {
+    let text = |name: &str| status.get(name).map_or("", String::as_str);
+    let number = |name: &str| text(name).parse::<u64>().unwrap_or(0);
+    GaleraNode {
+        cluster: text("wsrep_cluster_state_uuid").to_owned(),
+        in_primary_component: text("wsrep_cluster_status") == "Primary",
+        ready: text("wsrep_ready") == "ON",
+        state: match text("wsrep_local_state") {
+            "4" => GaleraState::Synced,
+            "2" => GaleraState::Donor,
+            _ => GaleraState::Joining,
+        },
+        size: u32::try_from(number("wsrep_cluster_size")).unwrap_or(0),
+        backlog: Backlog { applied: number("wsrep_last_committed"), queued: number("wsrep_local_recv_queue") },
+    }
+}
+
+fn semi_sync(server: &Row, status: &BTreeMap<String, String>) -> SemiSync {
     let find = |name: &str| status.get(name).map_or("", String::as_str);
     SemiSync {
         source_enabled: server.is_on(&["semi_source"]),

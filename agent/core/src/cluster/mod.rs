@@ -14,7 +14,10 @@
 //! flight, and the newest wins.
 
 mod assess;
+mod council;
 mod event;
+mod freshness;
+mod group;
 mod health;
 mod lapse;
 mod plan;

@@ -92,20 +92,14 @@ impl<'a> View<'a> {
         })
     }
 
-    pub fn is_group_primary(self, server: SocketAddr) -> bool {
-        self.servers.get(&server).and_then(Health::state).is_some_and(|state| {
-            match (&state.group, &state.identity.uuid) {
-                (Some(group), Some(uuid)) => group.makes_primary(uuid),
-                _ => false,
-            }
-        })
+    /// `@@server_uuid`, as last told.
+    pub fn uuid(self, server: SocketAddr) -> Option<&'a str> {
+        self.servers.get(&server).and_then(Health::state).and_then(|state| state.identity.uuid.as_deref())
     }
 
     /// Whether somebody stands for its being the primary.
     pub fn is_vouched(self, server: SocketAddr) -> bool {
-        !self.receivers_of(server).is_empty()
-            || self.is_group_primary(server)
-            || self.servers.get(&server).is_some_and(Health::was_replica)
+        !self.receivers_of(server).is_empty() || self.servers.get(&server).is_some_and(Health::was_replica)
     }
 
     /// Who stands for it, in words that follow its name.
@@ -113,8 +107,6 @@ impl<'a> View<'a> {
         let receivers = self.receivers_of(server);
         if !receivers.is_empty() {
             format!("is the source of {}", self.labels(&receivers))
-        } else if self.is_group_primary(server) {
-            "is the PRIMARY of its group".to_owned()
         } else if self.servers.get(&server).is_some_and(Health::was_replica) {
             "was seen being promoted: a read-only replica before, writable and without a source now".to_owned()
         } else {
