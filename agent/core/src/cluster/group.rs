@@ -79,17 +79,13 @@ fn in_office(view: View<'_>, council: &Council<'_>, primary: SocketAddr, rivals:
     }
     let what = standing(view, primary).unwrap_or_default();
     let others = view.servers.len() - 1;
-    let mut found = verdict(
-        Verdict::Healthy,
-        Direction::Lead(primary),
-        format!("{label} answers, is writable and {what}, and so are {} of {others} others", council.size() - 1),
-    );
-    if council.is_multi_primary() {
-        found.reasons[0] = format!(
-            "{label} answers, is writable and {what}; {} of {others} others could take its place",
-            rivals.len()
-        );
-    }
+    let also = if council.is_multi_primary() {
+        format!("{} of {others} others could take its place", rivals.len())
+    } else {
+        format!("{} of {others} others are ONLINE with it", council.size() - 1)
+    };
+    let mut found =
+        verdict(Verdict::Healthy, Direction::Lead(primary), format!("{label} answers, is writable and {what}; {also}"));
     if !council.torn().is_empty() {
         found.verdict = Verdict::Split;
         found.reasons.push(format!("{} is in another group with as much to say", view.labels(council.torn())));
@@ -109,12 +105,9 @@ fn out_of_office(
     let label = view.label(primary);
     let why = format!("{label} {}", standing(view, primary).unwrap_or_else(|| "is in no group".to_owned()));
     // What struck the primary may have struck them, too.
-    let is_stale = |heir: &SocketAddr| view.servers[heir].answered_at() <= health.answered_at();
-    let stale: Vec<_> = heirs.iter().copied().filter(is_stale).collect();
-    if council.is_multi_primary() && !stale.is_empty() {
-        let mut found = verdict(Verdict::Suspect, Direction::Keep, why);
-        found.reasons.push(format!("waiting to hear from {}", view.labels(&stale)));
-        return found;
+    let is_stale = |heir: SocketAddr| view.servers[&heir].answered_at() <= health.answered_at();
+    if let Some(&heir) = heirs.first().filter(|&&heir| council.is_multi_primary() && is_stale(heir)) {
+        return await_word(view, why, &[heir]);
     }
     if !heirs.is_empty() {
         return succeed(view, council, Verdict::Demoted, heirs, why);
@@ -122,8 +115,7 @@ fn out_of_office(
     let is_writable = health.state().is_some_and(ServerState::is_writable);
     // Galera refuses statements outside of the primary component; a member of Group Replication lets commits wait, and
     // carries them out if it finds the others again.
-    let waits = is_writable && !council.galera;
-    let mut found = if waits {
+    let mut found = if is_writable && !council.galera {
         verdict(Verdict::Suspect, Direction::Keep, why)
     } else {
         verdict(Verdict::None, Direction::Fence, why)
@@ -143,19 +135,12 @@ fn gone(
 ) -> Assessment {
     let own = format!("{} failed {} times in a row: {}", view.label(primary), health.failures(), words(health));
     let unheard = unheard(view, primary, health);
-    // The group's one PRIMARY needs no more than its own word. Where any will do, it must be alive.
-    let ready = if council.is_multi_primary() {
-        heirs.iter().copied().filter(|heir| !unheard.contains(heir)).collect()
-    } else {
-        heirs.to_vec()
-    };
-    if !ready.is_empty() {
-        return succeed(view, council, Verdict::Dead, &ready, own);
-    }
-    if !unheard.is_empty() {
-        let mut found = verdict(Verdict::Suspect, Direction::Keep, own);
-        found.reasons.push(format!("waiting to hear from {}", view.labels(&unheard)));
-        return found;
+    // The group's one PRIMARY needs no more than its own word. Where any will do, it has to be alive.
+    match heirs.first() {
+        Some(&heir) if council.is_multi_primary() && unheard.contains(&heir) => return await_word(view, own, &[heir]),
+        Some(_) => return succeed(view, council, Verdict::Dead, heirs, own),
+        None if !unheard.is_empty() => return await_word(view, own, &unheard),
+        None => {}
     }
     let any_answer = view.answering().any(|(server, ..)| server != primary);
     if council.has_online(primary) {
@@ -177,6 +162,12 @@ fn gone(
     let mut found = verdict(Verdict::Unreachable, Direction::Keep, own);
     found.reasons.push("no server of the cluster can be asked about it: the fault may well be on our side".to_owned());
     found.alarm(AlarmKind::PrimaryUnreachable);
+    found
+}
+
+fn await_word(view: View<'_>, why: String, of: &[SocketAddr]) -> Assessment {
+    let mut found = verdict(Verdict::Suspect, Direction::Keep, why);
+    found.reasons.push(format!("waiting to hear from {}", view.labels(of)));
     found
 }
 

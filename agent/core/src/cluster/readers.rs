@@ -52,8 +52,11 @@ fn fit_replicas(
             Evidence::Unknown | Evidence::Suspect | Evidence::Failing(_) => was,
             Evidence::Answers => health.state().is_some_and(|state| {
                 let has_data = match &council {
+                    // Before there is a primary, any of them may become it.
                     Some(council) if state.running_group().is_some() => {
-                        council.has_voice(server) && keeps_up_with_group(health, listener.max_lag, was)
+                        view.primary.is_some()
+                            && council.has_voice(server)
+                            && keeps_up_with_group(health, listener.max_lag, was)
                     }
                     _ => view.replicates(server),
                 };
