@@ -182,6 +182,28 @@ grouped! { Mysql, mysql, group::ensure_available;
         ensure_kept_after(&mut scene, writer, 2, 2)
     }
 
+    fn with_several_primaries_one_is_mapped_and_kept_until_it_is_lost(install) {
+        let mut scene = scene(install, "60s")?;
+        let writer = scene.write(Pace::default())?;
+        scene.cluster.server(0).sql("SELECT group_replication_switch_to_multi_primary_mode()")?;
+        for server in scene.cluster.servers() {
+            eventually(&format!("{} to be writable", server.name()), PATIENCE, || {
+                Ok((server.value("SELECT @@global.super_read_only")? == "0").then_some(()))
+            })?;
+        }
+        let takes_two = |show: &Value| show["reasons"].to_string().contains("2 of 2 others could take its place");
+        eventually("the agent to see three primaries", PATIENCE, || {
+            Ok(takes_two(&scene.agent.show("orders")?).then_some(()))
+        })?;
+        ensure!(scene.alarms()?.is_empty(), "{:?}", scene.alarms()?);
+        ensure_writes_reach(&scene, &writer, 0)?;
+        wait_for_readers(&scene, &[1, 2])?;
+        isolate(&scene, 0)?;
+        ensure_writes_reach(&scene, &writer, 1)?;
+        wait_for_readers(&scene, &[2])?;
+        ensure_kept_after(&mut scene, writer, 1, 2)
+    }
+
     fn an_expelled_member_takes_no_readers(install) {
         let mut scene = scene(install, "60s")?;
         wait_for_readers(&scene, &[1, 2])?;
