@@ -111,6 +111,15 @@ impl<'a> Council<'a> {
             .any(|group| group.member(uuid).is_some_and(|m| m.state == MemberState::Online && m.primary))
     }
 
+    /// The uuid of an ONLINE primary that somebody with a voice names, other than that server.
+    pub(super) fn named_primary(&self, other_than: Option<SocketAddr>) -> Option<&'a str> {
+        let old = other_than.and_then(|server| self.view.uuid(server));
+        let mut members = self.voices.iter().filter_map(Voice::members).flat_map(|group| &group.members);
+        members
+            .find(|m| m.primary && m.state == MemberState::Online && Some(m.uuid.as_str()) != old)
+            .map(|member| member.uuid.as_str())
+    }
+
     /// The members that take writes by the group's word, their own, and their flags. With several primaries the preferred
     /// one comes first; the present one is among them as long as it can be kept.
     pub(super) fn elected(&self) -> Vec<SocketAddr> {

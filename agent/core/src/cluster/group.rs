@@ -230,6 +230,20 @@ fn vacancy(view: View<'_>, council: &Council<'_>) -> String {
     if !barred.is_empty() {
         return format!("only {} could take over, and must not (promotion = \"must_not\")", view.labels(&barred));
     }
+    if let Some(uuid) = council.named_primary(view.primary) {
+        let server =
+            view.servers.keys().copied().find(|&s| view.uuid(s).is_some_and(|is| is.eq_ignore_ascii_case(uuid)));
+        let answers = |server| view.answering().any(|(s, ..)| s == server);
+        return match server {
+            Some(server) if answers(server) => {
+                format!("{} is the group's PRIMARY and not writable yet", view.label(server))
+            }
+            Some(server) => format!("the group's PRIMARY is {}, which does not answer us", view.label(server)),
+            None => {
+                format!("the group's PRIMARY is a server with the uuid {uuid}, and none that has answered has that")
+            }
+        };
+    }
     match (council.is_silent(), council.galera) {
         (true, true) => "no server that answers is Synced in a primary component".to_owned(),
         (true, false) => "no server that answers is ONLINE in a majority of its group".to_owned(),

@@ -171,6 +171,24 @@ fn a_primary_without_a_majority_raises_an_alarm() {
 }
 
 #[test]
+fn a_vacancy_tells_whom_the_group_has_elected() {
+    let table = [
+        (["3: 1P 2? 3?", "4: 2p 3", "4: 2p 3"], "db2 is the group's PRIMARY and not writable yet"),
+        (["3: 1P 2? 3?", "4: 2 3P", "silent"], "the group's PRIMARY is db3, which does not answer us"),
+        (["3: 1P 2? 3?", "4: 2 3 4P", "4: 2 3 4P"], "a server with the uuid uuid-of-10.0.0.14:3306"),
+        (["3: 1P 2? 3?", "3: 1P? 2 3", "3: 1P? 2 3"], "the group has not made another server its PRIMARY"),
+    ];
+    for (words, reason) in table {
+        let mut world = group();
+        world.say(&words);
+        world.ticks(4);
+        let seen = world.machine.assessment();
+        assert!(seen.reasons.last().is_some_and(|last| last.contains(reason)), "{words:?}: {seen:?}");
+        assert_eq!(world.leads_to(), Some(db(1)));
+    }
+}
+
+#[test]
 fn a_first_primary_is_mapped_when_every_member_was_asked() {
     let mut world = World::new(3);
     world.say(&["3: 1 2P 3"; 3]);
