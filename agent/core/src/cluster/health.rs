@@ -89,7 +89,8 @@ impl Health {
     }
 
     /// It was just made read-only, whatever it last said.
-    pub fn note_read_only(&mut self) {
+    pub fn note_read_only(&mut self, at: Mono) {
+        self.changed_at = Some(at);
         if let Some(answer) = &mut self.answer {
             answer.state.read_only = true;
         }
