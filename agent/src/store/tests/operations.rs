@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shunt_core::Epoch;
 use shunt_core::gtid::History;
-use shunt_core::gtid::History;
-use shunt_core::observation::Flavour;
 use shunt_core::observation::Flavour;
 use shunt_core::operation::{
     Ending, Kind, OpId, Operation, Outcast, Outcome, Quarantine, Replication, Salvaged, Standing, Step, Trigger,
