@@ -5,6 +5,7 @@ mod assess;
 mod invariants;
 mod leases;
 mod machine;
+mod operations;
 mod readers;
 mod transitions;
 
