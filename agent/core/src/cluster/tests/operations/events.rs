@@ -61,7 +61,7 @@ pub enum Happened {
 }
 
 /// What may happen at any step, under the words that stand in the tables.
-pub const EVENTS: [(&str, fn(&mut Bench) -> Happened); 28] = [
+pub const EVENTS: [(&str, fn(&mut Bench) -> Happened); 31] = [
     ("answered", answered),
     ("refused", |b| failed(b, Cause::Refused)),
     ("unknown", |b| failed(b, Cause::Unknown)),
@@ -76,6 +76,8 @@ pub const EVENTS: [(&str, fn(&mut Bench) -> Happened); 28] = [
     ("another dies", |b| dies(b, 3)),
     ("stranger writable", |b| yes(b, stranger)),
     ("lock lost", |b| yes(b, lock_lost)),
+    ("another promotes 2", |b| yes(b, |b| another_agent_promotes(b, 2))),
+    ("another promotes 3", |b| yes(b, |b| another_agent_promotes(b, 3))),
     ("stale answer", |b| yes(b, stale_answer)),
     ("stale begun", |b| yes(b, |b| b.event(Event::Begun { serial: 9_999 }))),
     ("operate", |b| yes(b, |b| b.event(Event::Operate(Bench::intent(Kind::Switchover))))),
@@ -89,6 +91,7 @@ pub const EVENTS: [(&str, fn(&mut Bench) -> Happened); 28] = [
     ("restarted before", |b| yes(b, Bench::restart)),
     ("restarted after", |b| yes(b, restarted_after)),
     ("restarted, no lock", restarted_without_lock),
+    ("restarted, too late", |b| yes(b, restarted_too_late)),
     ("an hour later", |b| yes(b, an_hour_later)),
 ];
 
@@ -154,6 +157,28 @@ fn lock_lost(bench: &mut Bench) {
         bench.fake(n).lock = PromoterLock::Theirs;
     }
     (1..=SERVERS).for_each(|n| bench.ask(n));
+}
+
+/// Another agent has taken the lock and done it all: the others follow the server that it has chosen.
+fn another_agent_promotes(bench: &mut Bench, n: u8) {
+    let all = bench.fakes[&db(3)].received.clone();
+    for other in 1..=SERVERS {
+        let fake = bench.fake(other);
+        fake.lock = PromoterLock::Theirs;
+        if other == 1 {
+            fake.writable = false;
+            continue;
+        }
+        (fake.writable, fake.source, fake.io) = (other == n, (other != n).then(|| db(n)), IoThread::Connected);
+        fake.executed = fake.executed.union(&all);
+    }
+    (1..=SERVERS).for_each(|n| bench.ask(n));
+}
+
+/// Another agent was faster: db3 is the primary when this one is back.
+fn restarted_too_late(bench: &mut Bench) {
+    another_agent_promotes(bench, 3);
+    bench.restart();
 }
 
 /// The answer to an order that this agent never gave.

@@ -39,7 +39,7 @@ fn row(kind: Kind, step: Step, event: &str, happen: fn(&mut Bench) -> Happened) 
     bench.asked.clear();
     let before = format!("{:?}", bench.machine);
     if happen(&mut bench) == Happened::CannotBe {
-        return format!("{event:<19}| -");
+        return format!("{event:<20}| -");
     }
     if event.starts_with("stale") {
         assert_eq!(format!("{:?}", bench.machine), before, "{event} at {step} changes something");
@@ -52,8 +52,8 @@ fn row(kind: Kind, step: Step, event: &str, happen: fn(&mut Bench) -> Happened) 
     let now = state(&bench);
     let asked = asks(&bench.asked);
     settle(&mut bench);
-    let broken: String = bench.broken.iter().map(|what| format!(" !! {what}")).collect();
-    format!("{event:<19}| {now:<28}| {asked:<52}| {}{broken}", end(&bench))
+    assert_eq!(bench.broken, Vec::<String>::new(), "{} at {step}, {event}", kind.word());
+    format!("{event:<20}| {now:<27}| {asked:<47}| {}", end(&bench))
 }
 
 /// The step or the ending, and where the listeners lead.
@@ -86,7 +86,9 @@ fn asks(tasks: &[Task]) -> String {
     let mut sorts: Vec<(String, String)> = Vec::new();
     for task in tasks {
         let sort = match task {
-            Task::CatchUp { source, .. } | Task::Follow { source, .. } => format!("{} to {}", task.word(), label(*source)),
+            Task::CatchUp { source, .. } | Task::Follow { source, .. } => {
+                format!("{} to {}", task.word(), label(*source))
+            }
             _ => task.word().to_owned(),
         };
         let server = task.server().map(|s| number(s).to_string()).unwrap_or_default();
@@ -163,16 +165,5 @@ fn no_rule_is_broken_by_the_bench_when_nothing_goes_wrong() {
         settle(&mut bench);
         assert_eq!(bench.broken, Vec::<String>::new());
         assert_eq!(bench.leads_to(), Some(db(2)), "{:?}", bench.told("stuck"));
-    }
-}
-
-#[test]
-fn scratch() {
-    for (kind, step) in [(Kind::Switchover, Step::Hold), (Kind::Switchover, Step::Disarm), (Kind::Failover, Step::Undo), (Kind::Switchover, Step::Drain)] {
-        let mut bench = bring(kind, step, true);
-        EVENTS.iter().find(|(n, _)| *n == "old dies").unwrap().1(&mut bench);
-        settle(&mut bench);
-        settle(&mut bench);
-        eprintln!("{kind:?} {step}: {:?} {:?}", bench.told("barred"), bench.endings);
     }
 }
