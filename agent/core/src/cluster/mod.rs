@@ -508,9 +508,9 @@ impl Cluster {
     fn wanted(&self, now: Mono) -> Plan {
         let view = self.view(now);
         let leaving = self.committed.as_ref().and_then(|p| p.primary);
-        // The fence of an operation stands above every word but the operation's own.
+        // An operation stands above every word but its own.
         let none = BTreeMap::new();
-        let pins = if self.run.is_some() && !self.open { &none } else { &self.pins };
+        let pins = if self.run.is_some() { &none } else { &self.pins };
         let (fit, lapses) = (&self.fit, &self.lapses);
         plan::plan(view, Basis { epoch: self.epoch, fit, pins, lapses, leaving, spared: self.spared })
     }

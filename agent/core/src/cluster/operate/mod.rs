@@ -274,6 +274,10 @@ impl Cluster {
             }
             Step::Reopen => {
                 self.spared = None;
+                // The agent may have ended between casting it out and writing the promotion down.
+                if self.outcasts.remove(&old).is_some() {
+                    self.keep_outcasts(actions);
+                }
                 self.lead(old, "reopened", actions);
             }
         }
