@@ -16,9 +16,14 @@
 //!
 //! Nothing but an operation's own steps moves the primary listeners while it lasts.
 
+mod charge;
+mod disarm;
+mod follow;
 mod gate;
 mod planned;
+mod promote;
 mod ready;
+mod receive;
 mod refuse;
 mod restore;
 mod resume;
