@@ -2,12 +2,13 @@
 
 use super::super::db;
 use super::bench::{Bench, SERVERS, made_by, promoting};
+use super::events::go;
 use super::settle;
 use crate::cluster::{AlarmKind, Event};
 use crate::config::{ClusterConfig, Salvage};
 use crate::gtid::History;
 use crate::observation::PromoterLock;
-use crate::operation::{Cause, Kind, OrderId, Quarantine, Task};
+use crate::operation::{Cause, Kind, OrderId, Quarantine, Step, Task};
 use std::time::Duration;
 
 /// db1 died, db2 was promoted, everybody else follows it.
@@ -233,4 +234,25 @@ fn the_next_operation_leaves_alone_what_is_in_quarantine() {
     let follows = |task: &Task| matches!(task, Task::Follow { server, .. } if *server == db(1));
     assert!(!changes(&mut bench).iter().any(follows));
     assert_eq!(bench.broken, Vec::<String>::new());
+}
+
+#[test]
+fn a_replica_with_transactions_of_its_own_follows_nobody_whether_or_not_the_agent_was_restarted() {
+    for (step, restarted) in [(Step::Open, false), (Step::Open, true), (Step::Repoint, true)] {
+        let mut bench = Bench::healthy(promoting());
+        bench.fake(4).executed = made_by(1, 90).union(&made_by(4, 2));
+        bench.kill(1);
+        while bench.step().is_none() {
+            bench.tick();
+        }
+        go(&mut bench, Kind::Failover, step, true);
+        if restarted {
+            bench.restart();
+        }
+        settle(&mut bench);
+        assert_eq!(bench.leads_to(), Some(db(2)));
+        assert_eq!(bench.broken, Vec::<String>::new(), "{step}, restarted: {restarted}");
+        let quarantined: Vec<_> = bench.outcasts.iter().filter(|o| o.quarantine.is_some()).map(|o| o.server).collect();
+        assert_eq!(quarantined, [db(4)], "{step}, restarted: {restarted}");
+    }
 }
