@@ -84,7 +84,7 @@ pin to old          | fence, db1                 |                              
 pin listener to old | fence, db1                 |                                                | done → db1, writable db2, db1 cast out
 pause               | fence, db1                 |                                                | done → db2, db1 cast out
 rejoin old          | fence, db1                 |                                                | done → db2, db1 cast out
-// doubtful: it is made read-only by nobody's clock but its own while it is about to be chosen
+// doubtful: it is being made read-only while it may be about to be chosen
 rejoin candidate    | fence, db1                 | make read-only: 2                              | done → db2, db1 cast out
 clear old           | fence, db1                 |                                                | done → db2, db1 cast out
 lease lapsed        | fence, lapsed              |                                                | done → db2, db1 cast out
