@@ -9,7 +9,9 @@ use crate::cluster::{Action, AlarmKind, Cluster, Entry, Event, Plan, Remembered,
 use crate::config::{ClusterConfig, FailoverMode, Promotion};
 use crate::gtid::History;
 use crate::mapping::Route;
-use crate::observation::{Failure, FailureKind, Flavour, IoThread, Observation, Outcome as Seen, PromoterLock};
+use crate::observation::{
+    Failure, FailureKind, Flavour, GroupView, IoThread, Observation, Outcome as Seen, PromoterLock,
+};
 use crate::operation::{
     Cause, Intent, Kind, Notice, Obstacle, OpId, Operation, Order, OrderId, Outcast, Outcome, Step, Task, TaskError,
 };
@@ -78,6 +80,8 @@ pub struct Bench {
     revoked: bool,
     /// An operator has pinned to the old primary, which is obeyed when no operation is under way.
     pub pinned: bool,
+    /// The servers say that they are a group.
+    pub group: Option<GroupView>,
     pub beats: u64,
 }
 
@@ -126,6 +130,7 @@ impl Bench {
             succeeded: None,
             revoked: false,
             pinned: false,
+            group: None,
             beats: 0,
         };
         bench.take(actions);

@@ -22,16 +22,22 @@ pub fn bring(kind: Kind, to: Step, written: bool) -> Bench {
             bench.tick();
         }
     }
+    go(&mut bench, kind, to, written);
+    bench
+}
+
+/// On to that step of the operation under way.
+pub fn go(bench: &mut Bench, kind: Kind, to: Step, written: bool) {
     for _ in 0..100 {
         if bench.step() == Some(to) && bench.writing.is_some() != written {
-            return bench;
+            return;
         }
         if bench.writing.is_some() {
             bench.write();
         } else if bench.in_flight.is_some() {
             bench.commit();
         } else {
-            on_the_way(&mut bench, kind, to);
+            on_the_way(bench, kind, to);
         }
     }
     panic!("{} never comes to {to}: it is at {:?}, {:?}", kind.word(), bench.step(), bench.told("stuck"));
@@ -60,8 +66,11 @@ pub enum Happened {
     CannotBe,
 }
 
-/// What may happen at any step, under the words that stand in the tables.
-pub const EVENTS: [(&str, fn(&mut Bench) -> Happened); 31] = [
+/// What may happen, under the words that stand in the tables.
+type Happening = (&'static str, fn(&mut Bench) -> Happened);
+
+/// What may happen at any step.
+pub const EVENTS: [Happening; 31] = [
     ("answered", answered),
     ("refused", |b| failed(b, Cause::Refused)),
     ("unknown", |b| failed(b, Cause::Unknown)),

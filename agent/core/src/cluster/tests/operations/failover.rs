@@ -72,6 +72,7 @@ old is writable     | fence, db1                 |                              
 old dies            | fence, db1                 |                                                | done → db2, db1 cast out
 candidate dies      | fence, db1                 |                                                | done → db3, db1 cast out, db2 cast out
 another dies        | fence, db1                 |                                                | done → db2, db1 cast out, db3 cast out
+// doubtful: db1 is no outcast, so it may come back writable
 stranger writable   | failed, db1                | examine: 2345                                  | failed → db5
 lock lost           | fence stuck, db1           |                                                | stuck at fence → fence
 another promotes 2  | failed, db1                | examine: 2345                                  | failed → db2
@@ -83,6 +84,7 @@ pin to old          | fence, db1                 |                              
 pin listener to old | fence, db1                 |                                                | done → db1, writable db2, db1 cast out
 pause               | fence, db1                 |                                                | done → db2, db1 cast out
 rejoin old          | fence, db1                 |                                                | done → db2, db1 cast out
+// doubtful: it is being made read-only while it may be about to be chosen
 rejoin candidate    | fence, db1                 | make read-only: 2                              | done → db2, db1 cast out
 clear old           | fence, db1                 |                                                | done → db2, db1 cast out
 lease lapsed        | fence, lapsed              |                                                | done → db2, db1 cast out
@@ -265,6 +267,7 @@ old dies            | promote, fence             |                              
 candidate dies      | disarm, fence              | stop receiving: 345                            | done → db3, db1 cast out, db2 cast out
 another dies        | promote, fence             |                                                | done → db2, db1 cast out, db3 cast out
 stranger writable   | failed, fence              | make read-only: 2; examine: 2345               | failed → db5, db1 cast out, db2 quarantined
+// doubtful: db2 takes writes, and the fence stays while nobody else does anything
 lock lost           | promote stuck, fence       |                                                | stuck at promote → fence, writable db2, db1 cast out
 another promotes 2  | failed, fence              | examine: 2345                                  | failed → db2, db1 cast out
 another promotes 3  | failed, fence              | examine: 2345                                  | failed → db3, db1 cast out, db2 cast out
@@ -299,6 +302,7 @@ another dies        | open, fence                |                              
 stranger writable   | open, fence                |                                                | done → db2, db1 cast out
 lock lost           | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 another promotes 2  | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
+// what was ordered before goes on: db3 is made a replica of db2, and nobody takes writes
 another promotes 3  | failed, fence              | examine: 2345                                  | failed → fence, db1 cast out, db2 cast out
 stale answer        | open, fence                |                                                | done → db2, db1 cast out
 stale begun         | open, fence                |                                                | done → db2, db1 cast out
@@ -357,10 +361,12 @@ kernel refuses      | -
 epoch not written   | -
 old is read-only    | undo, fence                |                                                | undone → db1
 old is writable     | undo, fence                |                                                | undone → db1
+// doubtful: the proof of semi-sync is forgotten with the operation, so an operator is needed
 old dies            | failed, fence              | examine: 2345                                  | failed → fence, barred
 candidate dies      | undo, fence                |                                                | undone → db1
 another dies        | undo, fence                |                                                | undone → db1
 stranger writable   | undo, fence                |                                                | undone → db1
+// doubtful: db1 takes writes, and the fence stays while nobody else does anything
 lock lost           | undo stuck, fence          |                                                | stuck at undo → fence, writable db1
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → fence
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → fence

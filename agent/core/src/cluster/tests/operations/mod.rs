@@ -5,6 +5,9 @@
 mod bench;
 mod events;
 mod failover;
+mod readiness;
+mod refusals;
+mod returning;
 mod servers;
 mod switchover;
 

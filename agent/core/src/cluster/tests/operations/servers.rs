@@ -139,7 +139,7 @@ impl Bench {
             super_read_only: !fake.writable,
             gtid_executed: fake.executed.to_string(),
             channels: channel.into_iter().collect(),
-            group: None,
+            group: self.group.clone(),
             semi_sync: Some(semi_sync),
             promoter: fake.lock,
         }

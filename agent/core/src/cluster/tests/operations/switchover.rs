@@ -69,6 +69,7 @@ kernel refuses      | hold, db1                  |                              
 epoch not written   | hold, db1                  |                                                | done → db2
 old is read-only    | hold, db1                  |                                                | done → db2
 old is writable     | hold, db1                  |                                                | done → db2
+// doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | hold, db1                  |                                                | failed → fence, barred
 candidate dies      | hold, db1                  |                                                | undone → db1
 another dies        | hold, db1                  |                                                | done → db2, db3 cast out
@@ -101,6 +102,7 @@ kernel refuses      | -
 epoch not written   | -
 old is read-only    | sessions, fence but db1    |                                                | done → db2
 old is writable     | sessions, fence but db1    |                                                | done → db2
+// doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | undo, fence but db1        | make writable: 1                               | failed → fence, barred
 candidate dies      | sessions, fence but db1    |                                                | undone → db1
 another dies        | sessions, fence but db1    |                                                | done → db2, db3 cast out
@@ -133,6 +135,7 @@ kernel refuses      | fence, fence but db1       |                              
 epoch not written   | fence, fence but db1       |                                                | done → db2
 old is read-only    | fence, fence but db1       |                                                | done → db2
 old is writable     | fence, fence but db1       |                                                | done → db2
+// doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | fence, fence but db1       |                                                | failed → fence, barred
 candidate dies      | fence, fence but db1       |                                                | undone → db1
 another dies        | fence, fence but db1       |                                                | done → db2, db3 cast out
@@ -165,6 +168,7 @@ kernel refuses      | -
 epoch not written   | -
 old is read-only    | disarm, fence              |                                                | done → db2
 old is writable     | disarm, fence              |                                                | done → db2
+// doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | undo, fence                | make writable: 1                               | failed → fence, barred
 candidate dies      | disarm, fence              |                                                | undone → db1
 another dies        | disarm, fence              |                                                | done → db2, db3 cast out
@@ -197,9 +201,11 @@ kernel refuses      | -
 epoch not written   | -
 old is read-only    | drain, fence               |                                                | done → db2
 old is writable     | drain, fence               |                                                | done → db2
+// doubtful: what it still lacks is nowhere, and it waits its whole patience for that
 old dies            | drain, fence               |                                                | still at drain → fence
 candidate dies      | undo, fence                | make writable: 1                               | undone → db1
 another dies        | drain, fence               |                                                | done → db2, db3 cast out
+// doubtful: db1 was made read-only and is looked after by nobody
 stranger writable   | failed, fence              | examine: 12345                                 | failed → db5
 lock lost           | drain stuck, fence         |                                                | stuck at drain → fence
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
@@ -222,6 +228,7 @@ an hour later       | drain, fence               |                              
 -- recheck
 answered            | promote, fence             | promote: 2                                     | done → db2
 refused             | promote, fence             | promote: 2                                     | done → db2
+// doubtful: uncertain, and before the promotion
 unknown             | promote, fence             | promote: 2                                     | done → db2
 unreachable         | promote, fence             | promote: 2                                     | done → db2
 not written         | recheck stuck, fence       |                                                | done → db2
@@ -299,6 +306,7 @@ another dies        | open, fence                |                              
 stranger writable   | open, fence                |                                                | done → db2
 lock lost           | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 another promotes 2  | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
+// what was ordered before goes on: db3 is made a replica of db2, and nobody takes writes
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → fence, db1 cast out, db2 cast out
 stale answer        | open, fence                |                                                | done → db2
 stale begun         | open, fence                |                                                | done → db2
