@@ -278,9 +278,6 @@ impl World {
                 self.cooldown_between(p, operation);
             }
         }
-        if matches!(operation.step, Step::Promote | Step::Open | Step::Repoint) {
-            self.oracle.promotion_began(p, operation, self.now);
-        }
     }
 
     /// After every step of the world.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shunt_core::cluster::{AlarmKind, Event, Plan};
 use shunt_core::observation::{Observation, Outcome, PromoterLock};
-use shunt_core::operation::{Ending, Kind, OpId, Operation, Order, Outcast, Task};
+use shunt_core::operation::{Ending, Kind, OpId, Operation, Order, Outcast, Step, Task};
 use shunt_core::{Epoch, Mono};
 
 use super::gtids::{Gtids, Txn};
@@ -81,6 +81,12 @@ impl Oracle {
 }
 
 impl World {
+    pub fn step_written(&mut self, p: usize, operation: &Operation) {
+        if matches!(operation.step, Step::Promote | Step::Open | Step::Repoint) {
+            self.oracle.promotion_began(p, operation, self.now);
+        }
+    }
+
     /// The machine hears of a server.
     pub fn observed(&mut self, p: usize, seen: &Observation) {
         let lock = match &seen.outcome {

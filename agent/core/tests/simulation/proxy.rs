@@ -316,10 +316,11 @@ impl World {
             Action::Begin { operation, orders } => {
                 let serial = operation.serial;
                 tell!(self, "agent{} begins {} ({}), serial {serial}", p + 1, operation.step, operation.kind.word());
+                self.operation_begins(p, &operation);
                 if !self.pays_debts(p) {
                     return Some(Event::NotBegun { serial, error: "no space left on device".to_owned() });
                 }
-                self.operation_begins(p, &operation);
+                self.step_written(p, &operation);
                 let drops = self.mutation.as_ref().is_some_and(Mutation::drops_the_journal);
                 let store = &mut self.proxies[p].store;
                 store.last_operation = store.last_operation.max(operation.id);

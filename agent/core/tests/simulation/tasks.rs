@@ -9,6 +9,7 @@ use shunt_core::operation::{Cause, Hook, Order, OrderId, Report, Salvaged, Sessi
 
 use super::gtids::{Gtids, Txn};
 use super::history::tell;
+use super::mutation::Mutation;
 use super::network::Node;
 use super::server::{Io, Life, number};
 use super::world::{Happening, World};
@@ -283,8 +284,11 @@ impl World {
             && *hook == Hook::Fence
             && let Some(old) = notice.old
         {
-            // It cuts the power.
-            self.kill(number(old), false);
+            // It cuts the power; somebody gives it back.
+            let n = number(old);
+            self.kill(n, false);
+            let (generation, delay) = (self.servers[n].generation, self.rng.millis(8_000, 15_000));
+            self.later(delay, Happening::Boot { n, generation });
         }
         let result = if fails { Err(error(Cause::Refused, "exit code 1")) } else { Ok(Report::Done) };
         self.reply(id, result);
@@ -389,12 +393,20 @@ impl World {
     }
 
     fn follow_statement(&mut self, s: usize, run: &Run, source: usize, semi_sync: bool) -> Told {
+        let reaches = self.net.passes_both(Node::Proxy(run.p), Node::Server(source));
+        if run.phase < 2 && !(reaches && self.servers[source].is_running() && !self.servers[source].hung) {
+            return Told::Ends(Err(error(Cause::Unreachable, "the source does not answer")));
+        }
         match run.phase {
             0 => match self.read_only_statement(s) {
                 Told::Waits => Told::Waits,
                 _ => Told::Next,
             },
             1 => {
+                let compares = !self.mutation.as_ref().is_some_and(Mutation::hides_errant_transactions);
+                if compares && !self.servers[s].executed.is_subset(&self.servers[source].executed) {
+                    return Told::Ends(Err(error(Cause::Refused, "it has transactions that the source lacks")));
+                }
                 self.follows(s, source);
                 if self.servers[s].source != Some(source) {
                     self.stop_receiving(s);
