@@ -92,7 +92,7 @@ fn draw_one(scenario: &Scenario, r: &mut Rng) -> Fault {
         38..=42 => Fault::Isolated { who, time },
         43..=53 => Fault::AgentDies { p, boundaries: r.up_to(14) as u32 },
         54..=57 => Fault::Freezes { p, time: r.millis(100, 8_000) },
-        58..=59 => Fault::ClockJumps { p, by: r.up_to(1_200_000) as i64 - 600_000 },
+        58..=59 => Fault::ClockJumps { p, by: r.up_to(1_200_000).cast_signed() - 600_000 },
         60..=62 => Fault::DiskFull { p, time },
         63..=65 => Fault::KernelRefuses { p, time: r.millis(200, 5_000) },
         66..=67 => Fault::HooksFail { p, time },
