@@ -66,6 +66,18 @@ pub fn draw(scenario: &Scenario) -> Vec<(Mono, Fault)> {
             *at = first + rng.millis(0, 6_000);
         }
     }
+    // An agent that dies in the midst of what a death, or an operator, made it begin.
+    if rng.percent(30) {
+        let at = rng.millis(3_000, 20_000);
+        let p = rng.below(scenario.proxies);
+        let begins = if rng.percent(65) {
+            Fault::Dies { who: Who::Primary, time: rng.millis(300, 8_000), power: rng.percent(70) }
+        } else {
+            Fault::Operates { p, kind: Kind::Switchover, to: None, allow_loss: false, dry_run: false }
+        };
+        faults.push((Mono(at), begins));
+        faults.push((Mono(at), Fault::AgentDies { p, boundaries: rng.up_to(40) as u32 }));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
 }
@@ -240,7 +252,10 @@ impl World {
                 let server = db(self.who(who));
                 self.tell_agent(p, Event::Clear { server, by: "operator".to_owned() });
             }
-            Fault::StaleNews { p, draw } => self.stale_news(p, draw),
+            Fault::StaleNews { p, draw } => {
+                self.stale_news(p, draw);
+                self.proxies[p].stale_next = 10;
+            }
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Proxy {
     pub busy: bool,
     /// Boundaries between actions until it dies.
     pub dies_in: Option<u32>,
+    /// Stale news for it, each time that it waits for something: so often.
+    pub stale_next: u32,
     pub disk_full: bool,
     pub kernel_refuses: bool,
     pub hooks_fail: bool,
@@ -86,6 +88,7 @@ impl Proxy {
             frozen: false,
             busy: false,
             dies_in: None,
+            stale_next: 0,
             disk_full: false,
             kernel_refuses: false,
             hooks_fail: false,
@@ -308,6 +311,13 @@ impl World {
             }
         }
         self.set_deadline(p);
+        let is_under_way = self.proxies[p].store.operation.is_some();
+        let waits = self.proxies[p].agent().is_some_and(|agent| !agent.orders.is_empty());
+        if is_under_way && waits && self.proxies[p].stale_next > 0 {
+            self.proxies[p].stale_next -= 1;
+            let draw = self.rng.next();
+            self.stale_news(p, draw);
+        }
     }
 
     fn carry_one_out(&mut self, p: usize, life: u64, action: Action) -> Option<Event> {
