@@ -43,6 +43,13 @@ impl Cluster {
         }
     }
 
+    /// The rule that would keep shunt from failing over if the primary died now.
+    pub(in crate::cluster) fn would_be_barred(&self) -> Option<String> {
+        let old = self.primary?;
+        let now = self.servers.values().filter_map(Health::observed_at).max().unwrap_or(Mono::ZERO);
+        self.bar(old, now)
+    }
+
     /// The rule that keeps shunt from failing over by itself, if one does.
     fn bar(&self, old: SocketAddr, now: Mono) -> Option<String> {
         if !self.pins.is_empty() {

@@ -155,7 +155,7 @@ impl Cluster {
             }
             let answer = Answer { task: pending.task, result };
             if pending.aside {
-                self.came_back_aside(&answer);
+                self.came_back_aside(&answer, now);
             } else {
                 run.answers.push(answer);
             }

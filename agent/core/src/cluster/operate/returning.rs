@@ -112,7 +112,7 @@ impl Cluster {
             (_, Err(error)) => Err(error.message),
             (Stage::Disarming, Ok(Report::Standing(standing))) if standing.read_only => {
                 if let Some(health) = self.servers.get_mut(&server) {
-                    health.note_read_only();
+                    health.note_read_only(now);
                 }
                 self.compare(server, standing, now, actions)
             }

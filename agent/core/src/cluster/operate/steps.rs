@@ -95,7 +95,7 @@ impl Cluster {
         for Answer { task, result } in std::mem::take(&mut run.answers) {
             match (task, result) {
                 (Task::MakeReadOnly { .. }, Ok(Report::Standing(standing))) if standing.read_only => {
-                    self.note_disarmed(&standing);
+                    self.note_disarmed(&standing, now);
                 }
                 (Task::Examine { server } | Task::StopReceiving { server }, Ok(Report::Standing(standing))) => {
                     run_mut(self, |run| drop(run.op.standings.insert(server, *standing)));
@@ -129,10 +129,10 @@ impl Cluster {
         self.decide_on_candidate(now, actions)
     }
 
-    fn note_disarmed(&mut self, standing: &Standing) {
+    fn note_disarmed(&mut self, standing: &Standing, now: Mono) {
         let old = self.run.as_ref().map(|run| run.op.old);
         if let Some(health) = old.and_then(|old| self.servers.get_mut(&old)) {
-            health.note_read_only();
+            health.note_read_only(now);
         }
         run_mut(self, |run| {
             run.op.disarmed = Some(standing.executed.clone());
@@ -141,12 +141,12 @@ impl Cluster {
     }
 
     /// An order that nobody waited for came back: the old primary was slow, not gone.
-    pub(super) fn came_back_aside(&mut self, answer: &Answer) {
+    pub(super) fn came_back_aside(&mut self, answer: &Answer, now: Mono) {
         if let (Task::MakeReadOnly { .. }, Ok(Report::Standing(standing))) = (&answer.task, &answer.result)
             && standing.read_only
             && self.run.as_ref().is_some_and(|run| !run.op.promotion_began)
         {
-            self.note_disarmed(standing);
+            self.note_disarmed(standing, now);
         }
     }
 
@@ -479,7 +479,7 @@ impl Cluster {
             self.enter_promote(now, actions);
             return true;
         }
-        self.note_disarmed(standing);
+        self.note_disarmed(standing, now);
         let Some(run) = &mut self.run else { return false };
         let more = run.op.goal.as_ref().is_some_and(|goal| !standing.executed.is_subset(goal));
         if more && !run.op.promotion_began {
