@@ -128,6 +128,7 @@ impl World {
             return;
         }
         self.lapse_if_due(p);
+        self.oracle.locks[p].fill(None);
         let wall = self.wall(p);
         let proxy = &mut self.proxies[p];
         proxy.life += 1;
