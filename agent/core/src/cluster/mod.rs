@@ -46,7 +46,7 @@ pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
 use lapse::Lapses;
-use operate::{Readiness, Returning, Run};
+use operate::{Readiness, Restoring, Returning, Run};
 use plan::Basis;
 use readers::Fit;
 
@@ -100,6 +100,7 @@ pub struct Cluster {
     /// What was last told about servers that were cast out and could not be taken in.
     told: BTreeMap<SocketAddr, String>,
     readiness: Readiness,
+    restoring: Restoring,
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
@@ -168,6 +169,7 @@ impl Cluster {
             asked_to_rejoin: BTreeSet::new(),
             told: BTreeMap::new(),
             readiness: Readiness::default(),
+            restoring: Restoring::default(),
             proof: None,
             sealed: remembered.unreadable,
             config,
@@ -268,7 +270,8 @@ impl Cluster {
         let barred = self.cooldown_until.filter(|_| self.barred.is_some());
         let operation = self.operation_deadline();
         let (returning, readiness) = (self.returning_deadline(), self.readiness_deadline());
-        [pause, retry, calm, barred, operation, returning, readiness].into_iter().flatten().min()
+        let restoring = self.restoring_deadline();
+        [pause, retry, calm, barred, operation, returning, readiness, restoring].into_iter().flatten().min()
     }
 
     pub const fn config(&self) -> &ClusterConfig {
@@ -382,6 +385,7 @@ impl Cluster {
             self.fail_over_if_due(now, actions);
         }
         self.meet_outcasts(now, actions);
+        self.restore_primary(now, actions);
         self.examine_when_due(now, actions);
         self.fit = self.fit_now(now);
         self.end_lapses(direction);

@@ -130,6 +130,15 @@ impl Cluster {
         if self.assessment.verdict == Verdict::Dead { self.proof.clone() } else { acknowledged_by(self.view(now), old) }
     }
 
+    /// Another agent, not only nobody, holds it on a majority.
+    pub(super) fn another_agent_has_the_lock(&self) -> bool {
+        let theirs = |health: &&Health| {
+            health.evidence(&self.config.probe) == Evidence::Answers
+                && health.state().is_some_and(|state| state.promoter == PromoterLock::Theirs)
+        };
+        self.servers.values().filter(theirs).count() * 2 > self.servers.len()
+    }
+
     /// An operation as it begins, with what is known now.
     pub(super) fn operation(
         &mut self,

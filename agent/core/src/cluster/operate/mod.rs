@@ -20,6 +20,7 @@ mod gate;
 mod planned;
 mod ready;
 mod refuse;
+mod restore;
 mod resume;
 mod returning;
 mod steps;
@@ -37,6 +38,7 @@ use crate::operation::{Operation, Order, OrderId, Report, Step, Task, TaskError}
 
 pub(super) use ready::Readiness;
 pub use refuse::Refusal;
+pub(super) use restore::Restoring;
 pub(super) use returning::Returning;
 
 /// What could not be done is tried again after this.

@@ -103,7 +103,7 @@ impl Cluster {
         now: Mono,
         actions: &mut Vec<Action>,
     ) {
-        if self.note_readiness(order, &result) {
+        if self.note_readiness(order, &result) || self.note_restored(order, &result, now, actions) {
             return;
         }
         let found = self.returning.iter().find(|(_, r)| r.order == Some(order)).map(|(&s, r)| (s, r.stage.clone()));

@@ -581,6 +581,12 @@ impl Cluster {
         let Some(why) = self.lock_bar(Some(op.old)) else {
             return false;
         };
+        if !op.promotion_began && self.another_agent_has_the_lock() {
+            // What that one does with the servers is its own; the fence ends when the verdict says so.
+            run_mut(self, |run| run.because = Some(format!("another agent is in charge by now: {why}")));
+            self.finish(Outcome::Failed, now, actions);
+            return true;
+        }
         self.note_stuck(why, actions);
         run_mut(self, |run| run.rest(now + AGAIN));
         true

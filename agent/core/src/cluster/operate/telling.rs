@@ -230,6 +230,10 @@ pub(super) fn rejoined(cluster: &Cluster, server: SocketAddr, message: String, a
     actions.push(Action::Notify(about(cluster, server, "rejoined", message)));
 }
 
+pub(super) fn restored(server: SocketAddr, message: String, actions: &mut Vec<Action>) {
+    actions.push(entry("restored", message, vec![("server", server.to_string())]));
+}
+
 pub(super) fn quarantined(cluster: &Cluster, server: SocketAddr, message: String, actions: &mut Vec<Action>) {
     actions.push(entry("quarantined", message.clone(), vec![("server", server.to_string())]));
     actions.push(Action::Notify(about(cluster, server, "quarantined", message)));
