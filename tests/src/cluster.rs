@@ -168,6 +168,33 @@ impl Cluster {
         Ok(yes(["Replica_IO_Running", "Slave_IO_Running"]) && yes(["Replica_SQL_Running", "Slave_SQL_Running"]))
     }
 
+    /// Whether ordinary clients can write there.
+    pub fn is_writable(&self, number: usize) -> Result<bool> {
+        let server = &self.servers[number];
+        let flag = match server.flavour() {
+            Flavour::Mysql => "SELECT @@global.super_read_only",
+            Flavour::Mariadb => "SELECT @@global.read_only",
+        };
+        Ok(server.value(flag)? == "0")
+    }
+
+    /// The host that a replica is told to replicate from; "" if there is none.
+    pub fn source_of(&self, number: usize) -> Result<String> {
+        let row = self.servers[number].row(words(&self.servers[number]).status)?;
+        Ok(["Source_Host", "Master_Host"].iter().find_map(|key| row.get(*key).cloned()).unwrap_or_default())
+    }
+
+    /// Stops a replica's SQL thread: it receives on and applies nothing.
+    pub fn stop_applying(&self, number: usize) -> Result<()> {
+        let server = &self.servers[number];
+        server.sql(words(server).stop_applying).map(drop)
+    }
+
+    pub fn stop_receiving(&self, number: usize) -> Result<()> {
+        let server = &self.servers[number];
+        server.sql(words(server).stop_receiving).map(drop)
+    }
+
     fn replication_errors(&self, number: usize) -> Result<[String; 2]> {
         let row = self.servers[number].row(words(&self.servers[number]).status)?;
         Ok(["Last_IO_Error", "Last_SQL_Error"].map(|key| row.get(key).cloned().unwrap_or_default()))
@@ -207,6 +234,7 @@ impl Cluster {
 struct Words {
     status: &'static str,
     stop_receiving: &'static str,
+    stop_applying: &'static str,
     stop: &'static str,
     start: &'static str,
     reset: &'static str,
@@ -219,6 +247,7 @@ fn words(server: &Server) -> &'static Words {
         Flavour::Mysql => &Words {
             status: "SHOW REPLICA STATUS",
             stop_receiving: "STOP REPLICA IO_THREAD",
+            stop_applying: "STOP REPLICA SQL_THREAD",
             stop: "STOP REPLICA",
             start: "START REPLICA",
             reset: "RESET REPLICA ALL",
@@ -228,6 +257,7 @@ fn words(server: &Server) -> &'static Words {
         Flavour::Mariadb => &Words {
             status: "SHOW ALL SLAVES STATUS",
             stop_receiving: "STOP SLAVE IO_THREAD",
+            stop_applying: "STOP SLAVE SQL_THREAD",
             stop: "STOP SLAVE",
             start: "START SLAVE",
             reset: "RESET SLAVE ALL",

@@ -42,6 +42,7 @@ pub mod logs;
 pub mod netns;
 pub mod ports;
 pub mod process;
+pub mod promoting;
 pub mod scene;
 pub mod scratch;
 pub mod server;
