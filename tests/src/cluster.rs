@@ -85,6 +85,18 @@ impl Cluster {
         }
     }
 
+    /// Whether a replica has everything that `source` has now, applied or not.
+    pub fn has_received(&self, number: usize, source: usize) -> Result<bool> {
+        let (mine, from) = (self.received(number)?, &self.servers[source]);
+        match self.flavour() {
+            Flavour::Mysql => {
+                let all = from.value("SELECT @@global.gtid_executed")?;
+                Ok(from.value(&format!("SELECT GTID_SUBSET('{all}', '{mine}')"))? == "1")
+            }
+            Flavour::Mariadb => Ok(mine == from.value("SELECT @@global.gtid_binlog_pos")?),
+        }
+    }
+
     /// Everything that a server has, applied or not.
     fn received(&self, number: usize) -> Result<String> {
         let server = &self.servers[number];

@@ -267,6 +267,41 @@ each_flavour! {
         Ok(())
     }
 
+    fn what_was_received_is_applied_though_somebody_had_stopped_the_applier_or_both_threads(install) {
+        Bench::start(install, 3, &[])?.run(async |cluster, tasks| {
+            let db = addresses(cluster);
+            insert(cluster, 0, "applied")?;
+            cluster.wait_caught_up(1, 0)?;
+            cluster.wait_caught_up(2, 0)?;
+            cluster.stop_applying(1)?;
+            cluster.stop_applying(2)?;
+            insert(cluster, 0, "received")?;
+            let goal = tasks.standing(Task::Examine { server: db[0] }).await?.executed;
+            for replica in [1, 2] {
+                let started = Instant::now();
+                while !goal.is_subset(&tasks.standing(Task::Examine { server: db[replica] }).await?.received) {
+                    ensure!(started.elapsed() < PATIENCE, "db{} does not receive", replica + 1);
+                }
+            }
+            // One by hand, the other one as a failover does it.
+            cluster.stop_receiving(1)?;
+            tasks.twice(Task::StopReceiving { server: db[2] }).await?;
+            cluster.server(0).kill()?;
+            for replica in [1, 2] {
+                let drained = tasks.twice(Task::Drain { server: db[replica], goal: goal.clone() }).await?;
+                ensure!(goal.is_subset(&drained.executed), "db{}: {drained:?}", replica + 1);
+                ensure!(notes(cluster, replica)? == ["applied", "received"]);
+            }
+            // That leaves replication by GTIDs as it was.
+            tasks.twice(Task::Promote { server: db[1], has: goal, semi_sync: false }).await?;
+            tasks.twice(Task::Follow { server: db[2], source: db[1], semi_sync: false }).await?;
+            insert(cluster, 1, "later")?;
+            cluster.wait_caught_up(2, 1)?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     fn a_server_with_transactions_of_its_own_does_not_follow(install) {
         Bench::start(install, 2, &[])?.run(async |cluster, tasks| {
             let db = addresses(cluster);
