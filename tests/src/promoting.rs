@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::ports::{Echo, connect};
 use crate::scene::NAME;
-use crate::{Scene, agent, eventually};
+use crate::{Flavour, Scene, agent, eventually};
 
 /// A debug build of the agent aborts at the place that it names: `journal:STEP`, `step:STEP`.
 const CRASH_AT: &str = "SHUNT_CRASH_AT";
@@ -116,6 +116,22 @@ impl Scene {
         ended.with_context(|| format!("the last one ended {last:?}\n{}", self.agent.log(80)))
     }
 
+    /// The agent in promote mode, in front of servers that have been prepared; `more` are further keys of the whole file.
+    pub fn start_as_promoter(&mut self, more: &str) -> Result<()> {
+        let text = agent::promoting(NAME, &self.addresses(), self.listener(), more);
+        self.agent.write_cluster(NAME, &text)?;
+        self.agent.start()?;
+        self.wait_mapped(0).map(drop)
+    }
+
+    /// Waits until replicas have received, though perhaps not applied, everything that `source` has now.
+    pub fn wait_received(&self, replicas: &[usize], source: usize) -> Result<()> {
+        for &replica in replicas {
+            eventually("a replica to receive", PATIENCE, || Ok(self.cluster.has_received(replica, source)?.then_some(())))?;
+        }
+        Ok(())
+    }
+
     /// Waits until a step has begun.
     pub fn wait_step(&self, step: &str) -> Result<()> {
         let begun = |event: &Value| event["data"]["step"] == step && event["data"]["state"] == "begun";
@@ -149,4 +165,30 @@ impl Scene {
 /// What a command said, on both ways out.
 pub fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+/// Switches semi-sync on: db1 waits for one of its replicas, and as long as it takes.
+pub fn with_semi_sync(scene: &Scene) -> Result<()> {
+    const FOR_EVER_MS: u32 = 3_600_000;
+    for (number, server) in scene.cluster.servers().iter().enumerate() {
+        let (source, replica) = match server.flavour() {
+            Flavour::Mysql => {
+                scene.cluster.set_read_only(number, false)?;
+                server.sql("INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'")?;
+                server.sql("INSTALL PLUGIN rpl_semi_sync_replica SONAME 'semisync_replica.so'")?;
+                scene.cluster.set_read_only(number, number > 0)?;
+                ("rpl_semi_sync_source", "rpl_semi_sync_replica")
+            }
+            Flavour::Mariadb => ("rpl_semi_sync_master", "rpl_semi_sync_slave"),
+        };
+        server.sql(&format!("SET GLOBAL {source}_timeout = {FOR_EVER_MS}"))?;
+        // Before anybody is connected it would wait for nobody.
+        if number > 0 {
+            server.sql(&format!("SET GLOBAL {replica}_enabled = ON"))?;
+            scene.cluster.repoint(number, 0)?;
+        } else {
+            server.sql(&format!("SET GLOBAL {source}_enabled = ON"))?;
+        }
+    }
+    Ok(())
 }
