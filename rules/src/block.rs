@@ -60,7 +60,9 @@ impl Block {
     pub fn block(&self, flows: &[(Tuple, SocketAddr)]) {
         if !flows.is_empty() {
             let mut state = self.shared.lock();
-            flows.iter().for_each(|(flow, backend)| state.room.block(*flow, *backend));
+            for (flow, backend) in flows {
+                state.room.block(*flow, *backend);
+            }
         }
     }
 
@@ -75,7 +77,9 @@ impl Block {
     /// These flows end: what was kept of them is of no use to anybody.
     pub fn forget(&self, flows: &[Tuple]) {
         let mut state = self.shared.lock();
-        flows.iter().for_each(|flow| state.room.forget(*flow));
+        for flow in flows {
+            state.room.forget(*flow);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::template::PASSWORD;
 use crate::wait::PATIENCE;
-use crate::{Flavour, Install, Lan, Server, eventually};
+use crate::{Flavour, Host, Install, Lan, Server, eventually};
 
 /// The first server's host number; db1 is 10.77.0.11.
 const FIRST: u8 = 11;
@@ -21,24 +21,44 @@ impl Cluster {
 
     /// The same, with further server options.
     pub fn start_with(lan: &Lan, install: &Install, count: u8, options: &[&str]) -> Result<Self> {
-        let hosts: Vec<_> = (1..=count).map(|n| lan.host(&format!("db{n}"), FIRST + n - 1)).collect::<Result<_>>()?;
+        let cluster =
+            Self::unrelated(install, hosts(lan, count)?, &|_| options.iter().map(|&o| o.to_owned()).collect())?;
+        for replica in 1..usize::from(count) {
+            cluster.set_read_only(replica, true)?;
+            cluster.repoint(replica, 0)?;
+        }
+        Ok(cluster)
+    }
+
+    /// A server on each host, with options by host, all started at once and none related to another.
+    pub(crate) fn unrelated(
+        install: &Install,
+        hosts: Vec<Host>,
+        options: &(dyn Fn(&Host) -> Vec<String> + Sync),
+    ) -> Result<Self> {
         crate::template::prepare(install)?;
         let starts: Vec<Result<Server>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (1..=u32::from(count))
+            let threads: Vec<_> = (1..)
                 .zip(hosts)
-                .map(|(id, host)| scope.spawn(move || Server::start(host, install, id, options)))
+                .map(|(id, host)| {
+                    scope.spawn(move || {
+                        let options = options(&host);
+                        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+                        Server::start(host, install, id, &options)
+                    })
+                })
                 .collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         });
-        let cluster = Self { servers: starts.into_iter().collect::<Result<_>>()? };
-        for replica in 1..usize::from(count) {
-            cluster.set_read_only(replica, true)?;
-            cluster.repoint(replica, 0)?;
-        }
-        Ok(cluster)
+        Ok(Self { servers: starts.into_iter().collect::<Result<_>>()? })
+    }
+
+    /// Servers that were started elsewhere.
+    pub(crate) const fn of(servers: Vec<Server>) -> Self {
+        Self { servers }
     }
 
     pub fn servers(&self) -> &[Server] {
@@ -240,6 +260,11 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// db1, db2, …
+pub(crate) fn hosts(lan: &Lan, count: u8) -> Result<Vec<Host>> {
+    (1..=count).map(|n| lan.host(&format!("db{n}"), FIRST + n - 1)).collect()
 }
 
 /// SQL that differs by flavour.

@@ -68,12 +68,18 @@ impl Host {
 
     /// Drops everything to and from `other`, in this host's own namespace.
     pub fn cut(&self, other: &Host) -> Result<()> {
-        let (v4, v6) = (other.v4, other.v6);
+        self.cut_all(&[other])
+    }
+
+    /// The same for several hosts at once: the rest of the LAN is still there.
+    pub fn cut_all(&self, others: &[&Host]) -> Result<()> {
+        let set = |of: fn(&Host) -> String| others.iter().map(|host| of(host)).collect::<Vec<_>>().join(", ");
+        let (v4, v6) = (set(|host| host.v4.to_string()), set(|host| host.v6.to_string()));
         // Negative priorities: before anybody's NAT or tracking sees the packet.
         self.ns.nft(&format!(
             "table inet {CUT} {{
-                chain in {{ type filter hook prerouting priority -400; ip saddr {v4} drop; ip6 saddr {v6} drop; }}
-                chain out {{ type filter hook postrouting priority 400; ip daddr {v4} drop; ip6 daddr {v6} drop; }}
+                chain in {{ type filter hook prerouting priority -400; ip saddr {{ {v4} }} drop; ip6 saddr {{ {v6} }} drop; }}
+                chain out {{ type filter hook postrouting priority 400; ip daddr {{ {v4} }} drop; ip6 daddr {{ {v6} }} drop; }}
             }}"
         ))
     }

@@ -35,6 +35,8 @@ pub mod agent;
 pub mod client;
 pub mod cluster;
 pub mod flavour;
+pub mod galera;
+pub mod group;
 pub mod host;
 pub mod jail;
 pub mod lan;

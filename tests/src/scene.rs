@@ -35,10 +35,15 @@ impl Scene {
 
     /// The same without a cluster's file and with the agent not yet started.
     pub fn prepare(install: &Install, count: u8) -> Result<Self> {
+        Self::prepare_with(|lan| Cluster::start(lan, install, count))
+    }
+
+    /// The same around whatever cluster.
+    pub fn prepare_with(cluster: impl FnOnce(&Lan) -> Result<Cluster>) -> Result<Self> {
         let lan = Lan::new()?;
         let (client, proxy) = (lan.host("client", 1)?, lan.host("proxy", 2)?);
         proxy.forward()?;
-        let cluster = Cluster::start(&lan, install, count)?;
+        let cluster = cluster(&lan)?;
         let agent = Agent::prepare(&proxy)?;
         Ok(Self { agent, cluster, proxy, client, lan })
     }

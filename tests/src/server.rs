@@ -32,8 +32,22 @@ pub struct Server {
 impl Server {
     /// A fresh server with the template's data. `id` is its `server_id`.
     pub fn start(host: Host, install: &Install, id: u32, options: &[&str]) -> Result<Self> {
+        Self::start_with(host, install, id, options, &[])
+    }
+
+    /// The same with further files in its data folder: name and content.
+    pub fn start_with(
+        host: Host,
+        install: &Install,
+        id: u32,
+        options: &[&str],
+        files: &[(&str, &str)],
+    ) -> Result<Self> {
         let dir = Dir::new(host.name())?;
         template::copy_to(install, &dir.path().join("data"))?;
+        for (name, content) in files {
+            std::fs::write(dir.path().join("data").join(name), content)?;
+        }
         let mut server = Self {
             process: None,
             console: Console::new(&dir.path().join("s.sock")),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use shunt_tests::client::Pace;
 use shunt_tests::{Scene, each_flavour, eventually};
 

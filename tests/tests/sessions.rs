@@ -47,7 +47,7 @@ impl Bench {
         let (proxy, client) = (lan.host("proxy", 2)?, lan.host("client", 3)?);
         proxy.ns().sysctl("ipv4/ip_forward", "1")?;
         let cluster = Cluster::start(&lan, install, 1)?;
-        let listener = SocketAddr::new(proxy.v4().into(), 3306);
+        let listener = SocketAddr::new(proxy.v4(), 3306);
         let hands = proxy.ns().inside(|| -> Result<Hands> {
             let mut datapath: Box<dyn Datapath> = Box::new(NftDatapath::open(Options::default())?);
             let set = vec![mapping(listener, Route::Single(cluster.servers()[0].address()), None)];
@@ -95,10 +95,7 @@ impl Bench {
             let set = vec![mapping(listener, Route::Hold(PATIENCE), Some(server))];
             let held = hands.datapath.run(move |datapath| datapath.apply(&Change { set, remove: Vec::new() })).await;
             held.expect("the datapath's thread").expect("the fence");
-            let begin = Instant::now();
-            let ended = executor.end_sessions(server, &[listener], grace, grace + PATIENCE, hands).await;
-            eprintln!("{ended:?} after {:?}", begin.elapsed());
-            ended
+            executor.end_sessions(server, &[listener], grace, grace + PATIENCE, hands).await
         })
     }
 

@@ -140,6 +140,7 @@ pub struct ServerState {
     pub gtid_executed: String,
     /// One a configured channel, running or not; empty when the server replicates from nobody.
     pub channels: Vec<Channel>,
+    /// `None`: it is not set up to be in any.
     pub group: Option<GroupView>,
     /// `None`: semi-sync is not installed.
     pub semi_sync: Option<SemiSync>,
@@ -163,6 +164,11 @@ pub enum PromoterLock {
 impl ServerState {
     pub const fn is_writable(&self) -> bool {
         !self.read_only && !self.super_read_only
+    }
+
+    /// The group that it takes part in, or tries to.
+    pub fn running_group(&self) -> Option<&GroupView> {
+        self.group.as_ref().filter(|group| group.runs(self.identity.uuid.as_deref()))
     }
 }
 
@@ -197,34 +203,139 @@ pub enum IoThread {
     Stopped,
 }
 
-/// Group Replication as one member sees it. An expelled member still sees itself ONLINE: only a majority counts.
+/// What a server says of the group that it is set up to be a member of. Such a group decides by itself who takes writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupView {
+pub enum GroupView {
+    Replication(ReplicationGroup),
+    Galera(GaleraNode),
+}
+
+/// MySQL Group Replication as one member sees it. An expelled member sees itself ONLINE until it learns of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationGroup {
     pub members: Vec<GroupMember>,
+    /// `VIEW_ID`: when the group was founded, and how often its members have changed since; empty if it is not known.
+    pub view: String,
+    /// This member's own.
+    pub backlog: Option<Backlog>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMember {
     /// `MEMBER_ID`, the server's uuid.
     pub uuid: String,
-    pub online: bool,
+    pub state: MemberState,
     pub primary: bool,
 }
 
-impl GroupView {
-    /// Whether the members that this view has ONLINE are more than half of all it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberState {
+    Online,
+    /// It has joined and is still fetching or applying what it missed.
+    Recovering,
+    /// Whoever says so has not heard of it for seconds.
+    Unreachable,
+    /// Group Replication does not run there.
+    Offline,
+    /// It has left the group because of an error, or was expelled and knows it.
+    Error,
+}
+
+impl MemberState {
+    /// As `MEMBER_STATE` says it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Online => "ONLINE",
+            Self::Recovering => "RECOVERING",
+            Self::Unreachable => "UNREACHABLE",
+            Self::Offline => "OFFLINE",
+            Self::Error => "ERROR",
+        }
+    }
+
+    /// Whether a member in that state counts when the group asks for a majority.
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Online | Self::Recovering)
+    }
+}
+
+impl ReplicationGroup {
+    pub fn member(&self, uuid: &str) -> Option<&GroupMember> {
+        self.members.iter().find(|m| m.uuid.eq_ignore_ascii_case(uuid))
+    }
+
+    /// Whether this view reaches more than half of the members that it knows.
     pub fn has_majority(&self) -> bool {
-        self.members.iter().filter(|m| m.online).count() * 2 > self.members.len()
+        self.members.iter().filter(|m| m.state.counts()).count() * 2 > self.members.len()
     }
 
-    /// Whether, by this view, the server with that uuid is an ONLINE primary within a majority.
-    pub fn makes_primary(&self, uuid: &str) -> bool {
-        self.has_majority() && self.members.iter().any(|m| m.online && m.primary && m.uuid == uuid)
+    /// Whether both views are of one founding, and this one is the later.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        match (split_view(&self.view), split_view(&other.view)) {
+            (Some((mine, later)), Some((theirs, earlier))) => mine == theirs && later > earlier,
+            _ => false,
+        }
+    }
+}
+
+/// `17952895151618453:3`
+fn split_view(view: &str) -> Option<(&str, u64)> {
+    let (founded, number) = view.split_once(':')?;
+    Some((founded, number.parse().ok()?))
+}
+
+/// A Galera node as it sees itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GaleraNode {
+    /// `wsrep_cluster_state_uuid`: the history that its data belong to.
+    pub cluster: String,
+    /// `wsrep_cluster_status` is Primary: its component has a majority.
+    pub in_primary_component: bool,
+    /// `wsrep_ready`: it takes statements.
+    pub ready: bool,
+    pub state: GaleraState,
+    /// `wsrep_cluster_size`: nodes of its component, arbitrators among them.
+    pub size: u32,
+    pub backlog: Backlog,
+}
+
+/// `wsrep_local_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GaleraState {
+    /// 4: it has everything.
+    Synced,
+    /// 2: it feeds another node, or an operator has desynchronised it; it may fall behind, and may be blocked.
+    Donor,
+    /// 0, 1, 3: it is on its way in.
+    Joining,
+}
+
+/// How far a member is with what the others wrote. Numbers that grow as long as it stays a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    pub applied: u64,
+    /// Received and not applied.
+    pub queued: u64,
+}
+
+impl GroupView {
+    pub const fn backlog(&self) -> Option<Backlog> {
+        match self {
+            Self::Replication(group) => group.backlog,
+            Self::Galera(node) => Some(node.backlog),
+        }
     }
 
-    /// Whether, by this view, the server with that uuid is ONLINE within a majority and not a primary.
-    pub fn makes_secondary(&self, uuid: &str) -> bool {
-        self.has_majority() && self.members.iter().any(|m| m.online && !m.primary && m.uuid == uuid)
+    /// Whether the server with that uuid takes part, or tries to. A group that was only set up, or has been stopped, does
+    /// nothing.
+    pub fn runs(&self, uuid: Option<&str>) -> bool {
+        match self {
+            Self::Replication(group) => {
+                let own = uuid.and_then(|uuid| group.member(uuid));
+                own.is_some_and(|own| own.state != MemberState::Offline)
+            }
+            Self::Galera(_) => true,
+        }
     }
 }
 

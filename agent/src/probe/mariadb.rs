@@ -1,12 +1,15 @@
-//! MariaDB's words. It has no server uuid, no `super_read_only`, semi-sync built in, and heartbeats in SHOW ALL SLAVES
-//! STATUS itself.
+//! MariaDB's words. It has no server uuid, no `super_read_only`, semi-sync built in, heartbeats in SHOW ALL SLAVES STATUS
+//! itself, and Galera.
+//!
+//! A Galera node outside of the primary component refuses statements that read tables (ERROR 1047), but none of these.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use mysql_async::Row;
-use shunt_core::observation::{Channel, Flavour, Identity, ServerState};
+use shunt_core::observation::{Backlog, Channel, Flavour, GaleraNode, GaleraState, GroupView, Identity, ServerState};
 
-use super::answer::{Columns, Rows, without_blanks};
+use super::answer::{Columns, Rows, name_values, without_blanks};
 use super::mysql::{io_thread, last_error};
 use super::{promoter, semi_sync};
 
@@ -17,6 +20,16 @@ pub const STATUS: &str = "SHOW ALL SLAVES STATUS";
 const SERVER: &str = "SELECT @@global.server_id AS server_id, @@global.read_only AS read_only, \
      @@global.gtid_current_pos AS gtid";
 
+const GALERA_STATUS: [&str; 7] = [
+    "wsrep_cluster_state_uuid",
+    "wsrep_cluster_status",
+    "wsrep_cluster_size",
+    "wsrep_ready",
+    "wsrep_local_state",
+    "wsrep_last_committed",
+    "wsrep_local_recv_queue",
+];
+
 /// What this server has.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
@@ -24,19 +37,29 @@ pub struct Capabilities {
     semi_sync: Option<semi_sync::Names>,
     /// Whether every round tries to hold the promoter's lock.
     promotes: bool,
+    galera: bool,
 }
 
 impl Capabilities {
     pub fn new(identity: Identity, variables: &BTreeMap<String, String>, promotes: bool) -> Self {
-        Self { identity, semi_sync: semi_sync::Names::find(Flavour::Mariadb, variables), promotes }
+        let is = |name: &str, value: &str| variables.get(name).is_some_and(|is| is.eq_ignore_ascii_case(value));
+        let galera = is("wsrep_on", "ON") && !is("wsrep_provider", "none");
+        Self { identity, semi_sync: semi_sync::Names::find(Flavour::Mariadb, variables), promotes, galera }
     }
 
     /// The tick's text, as one query of several statements.
     pub fn tick(&self) -> String {
         let columns = self.semi_sync.map(semi_sync::Names::columns).unwrap_or_default();
         let promoter = if self.promotes { promoter::COLUMN } else { "" };
-        let status = self.semi_sync.map(|names| format!(";{}", names.status())).unwrap_or_default();
-        format!("{SERVER}{columns}{promoter};{STATUS}{status}")
+        let semi_sync = self.semi_sync.map(semi_sync::Names::status);
+        let galera = self.galera.then_some(GALERA_STATUS).into_iter().flatten();
+        // One statement for all of them: a server collects every status variable for each.
+        let names: Vec<_> = semi_sync.into_iter().flatten().chain(galera.map(str::to_owned)).collect();
+        let mut sql = format!("{SERVER}{columns}{promoter};{STATUS}");
+        if !names.is_empty() {
+            let _ = write!(sql, ";SHOW GLOBAL STATUS WHERE Variable_name IN ('{}')", names.join("','"));
+        }
+        sql
     }
 
     /// Reads the answer to [`Self::tick`]. `None`: it is not the answer to it.
@@ -44,18 +67,15 @@ impl Capabilities {
         let mut sets = answer.iter();
         let server = sets.next()?.first()?;
         let channels = sets.next()?;
-        let semi_sync = match self.semi_sync {
-            Some(names) => Some(names.read(server, sets.next()?)),
-            None => None,
-        };
+        let status = if self.semi_sync.is_some() || self.galera { name_values(sets.next()?) } else { BTreeMap::new() };
         Some(ServerState {
             identity: Identity { server_id: server.number(&["server_id"])?, ..self.identity.clone() },
             read_only: is_read_only(server.bytes(&["read_only"])?),
             super_read_only: false,
             gtid_executed: without_blanks(&server.text(&["gtid"])),
             channels: channels.iter().map(channel).collect(),
-            group: None,
-            semi_sync,
+            group: self.galera.then(|| GroupView::Galera(galera(&status))),
+            semi_sync: self.semi_sync.map(|names| names.read(server, &status)),
             promoter: promoter::read(server),
         })
     }
@@ -84,6 +104,24 @@ fn channel(row: &Row) -> Channel {
         ),
         heartbeat_period: row.seconds(&["Slave_heartbeat_period"]).filter(|p| !p.is_zero()),
         last_error: last_error(row),
+    }
+}
+
+/// What is not said, as by a server whose provider is being loaded, makes no node that counts.
+fn galera(status: &BTreeMap<String, String>) -> GaleraNode {
+    let text = |name: &str| status.get(name).map_or("", String::as_str);
+    let number = |name: &str| text(name).parse::<u64>().unwrap_or(0);
+    GaleraNode {
+        cluster: text("wsrep_cluster_state_uuid").to_owned(),
+        in_primary_component: text("wsrep_cluster_status") == "Primary",
+        ready: text("wsrep_ready") == "ON",
+        state: match text("wsrep_local_state") {
+            "4" => GaleraState::Synced,
+            "2" => GaleraState::Donor,
+            _ => GaleraState::Joining,
+        },
+        size: u32::try_from(number("wsrep_cluster_size")).unwrap_or(0),
+        backlog: Backlog { applied: number("wsrep_last_committed"), queued: number("wsrep_local_recv_queue") },
     }
 }
 

@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mysql_async::Row;
-use shunt_core::observation::{Channel, Flavour, GroupMember, GroupView, Identity, IoThread, ServerState};
+use shunt_core::observation::{
+    Backlog, Channel, Flavour, GroupMember, GroupView, Identity, IoThread, MemberState, ReplicationGroup, ServerState,
+};
 
-use super::answer::{Columns, Rows, says_yes, without_blanks};
+use super::answer::{Columns, Rows, name_values, says_yes, without_blanks};
 use super::{promoter, semi_sync};
 
 pub const GRANTS: &[&str] =
@@ -31,7 +33,12 @@ pub const CHANNELS: &str = "SELECT c.CHANNEL_NAME AS name, c.HOST AS host, c.POR
 /// round it always is, because only its position moves while one large transaction is received.
 const WIDE_EVERY: u32 = 4;
 
-const MEMBERS: &str = "SELECT MEMBER_ID, MEMBER_STATE, MEMBER_ROLE FROM performance_schema.replication_group_members";
+/// The members, and with the server's own row what it has still to apply. Of the others it knows that only by hearsay.
+pub const MEMBERS: &str = "SELECT m.MEMBER_ID AS id, m.MEMBER_STATE AS state, m.MEMBER_ROLE AS role, s.VIEW_ID AS view, \
+     s.COUNT_TRANSACTIONS_REMOTE_APPLIED AS applied, s.COUNT_TRANSACTIONS_IN_QUEUE AS certifying, \
+     s.COUNT_TRANSACTIONS_REMOTE_IN_APPLIER_QUEUE AS queued FROM performance_schema.replication_group_members m \
+     LEFT JOIN performance_schema.replication_group_member_stats s \
+     ON s.MEMBER_ID = m.MEMBER_ID AND s.MEMBER_ID = @@global.server_uuid";
 
 /// What this server has, and lets us read.
 #[derive(Clone, Debug)]
@@ -40,10 +47,13 @@ pub struct Capabilities {
     pub status_form: &'static str,
     /// Whether [`CHANNELS`] can be read; without it every round asks for the whole status, and heartbeats stay unknown.
     pub narrow: bool,
+    /// Whether it is set up to be a member of a group.
     pub group: bool,
     semi_sync: Option<semi_sync::Names>,
     /// Whether every round tries to hold the promoter's lock.
     promotes: bool,
+    /// Whether [`MEMBERS`] can be read. If not, it is in a group all the same.
+    pub members: bool,
     /// By channel, what only the whole status has, as last asked for.
     wide: BTreeMap<String, Wide>,
     /// Rounds since.
@@ -60,6 +70,7 @@ impl Capabilities {
             group: variables.get("group_replication_group_name").is_some_and(|name| !name.is_empty()),
             semi_sync: semi_sync::Names::find(Flavour::Mysql, variables),
             promotes,
+            members: false,
             wide: BTreeMap::new(),
             since_wide: WIDE_EVERY,
         }
@@ -89,11 +100,12 @@ impl Capabilities {
         if wide {
             let _ = write!(sql, ";{}", self.status_form);
         }
-        if self.group {
+        if self.members {
             let _ = write!(sql, ";{MEMBERS}");
         }
         if let Some(names) = self.semi_sync {
-            let _ = write!(sql, ";{}", names.status());
+            let names = names.status();
+            let _ = write!(sql, ";SHOW GLOBAL STATUS WHERE Variable_name IN ('{}')", names.join("','"));
         }
         sql
     }
@@ -104,9 +116,9 @@ impl Capabilities {
         let rows = sets.next()?;
         let server = rows.first()?;
         let status = if wide { Some(sets.next()?) } else { None };
-        let members = if self.group { Some(sets.next()?) } else { None };
+        let members = if self.members { Some(sets.next()?) } else { None };
         let semi_sync = match self.semi_sync {
-            Some(names) => Some(names.read(server, sets.next()?)),
+            Some(names) => Some(names.read(server, &name_values(sets.next()?))),
             None => None,
         };
         let channels = match status {
@@ -121,7 +133,10 @@ impl Capabilities {
             super_read_only: says_yes(server.bytes(&["super_read_only"])?),
             gtid_executed: without_blanks(&server.text(&["gtid"])),
             channels,
-            group: members.and_then(|rows| group(rows)),
+            group: match members {
+                Some(rows) => group(rows),
+                None => self.group.then(|| GroupView::Replication(ReplicationGroup::default())),
+            },
             semi_sync,
             promoter: promoter::read(server),
         })
@@ -253,16 +268,30 @@ pub fn last_error(row: &Row) -> String {
 
 /// `None`: Group Replication is installed and has never run.
 fn group(rows: &[Row]) -> Option<GroupView> {
-    let members: Vec<_> = rows
-        .iter()
-        .map(|row| GroupMember {
-            uuid: row.text(&["MEMBER_ID"]),
-            online: row.bytes(&["MEMBER_STATE"]) == Some(b"ONLINE"),
-            primary: row.bytes(&["MEMBER_ROLE"]) == Some(b"PRIMARY"),
-        })
-        .filter(|member| !member.uuid.is_empty())
-        .collect();
-    (!members.is_empty()).then_some(GroupView { members })
+    let mut group = ReplicationGroup::default();
+    for row in rows {
+        let member = GroupMember {
+            uuid: row.text(&["id"]),
+            state: member_state(row.bytes(&["state"]).unwrap_or_default()),
+            primary: row.bytes(&["role"]) == Some(b"PRIMARY"),
+        };
+        if member.uuid.is_empty() {
+            continue;
+        }
+        group.members.push(member);
+        if let Some(applied) = row.number(&["applied"]) {
+            let queued = row.number(&["certifying"]).unwrap_or(0) + row.number(&["queued"]).unwrap_or(0);
+            group.backlog = Some(Backlog { applied, queued });
+            group.view = row.text(&["view"]);
+        }
+    }
+    (!group.members.is_empty()).then_some(GroupView::Replication(group))
+}
+
+/// Whatever is not known to be good is taken for bad.
+fn member_state(state: &[u8]) -> MemberState {
+    let known = [MemberState::Online, MemberState::Recovering, MemberState::Unreachable, MemberState::Offline];
+    known.into_iter().find(|known| known.word().as_bytes() == state).unwrap_or(MemberState::Error)
 }
 
 /// Whether the variables are MySQL's.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mysql_async::Row;
 use shunt_core::observation::{Flavour, SemiSync};
 
-use super::answer::{Columns, Rows, name_values};
+use super::answer::Columns;
 
 /// What a server has of it, by the names of its variables. MySQL's two sides are two plugins.
 #[derive(Clone, Copy, Debug)]
@@ -51,22 +51,16 @@ impl Names {
         sql
     }
 
-    /// The statement that asks for the status.
-    pub fn status(self) -> String {
+    /// The names of its status variables.
+    pub fn status(self) -> Vec<String> {
         let source = self.source.map(|name| ["status", "clients", "wait_sessions"].map(|what| (name, what)));
         let replica = self.replica.map(|name| (name, "status"));
-        let names: Vec<_> = source
-            .into_iter()
-            .flatten()
-            .chain(replica)
-            .map(|(name, what)| format!("'Rpl_semi_sync_{name}_{what}'"))
-            .collect();
-        format!("SHOW GLOBAL STATUS WHERE Variable_name IN ({})", names.join(","))
+        let names = source.into_iter().flatten().chain(replica);
+        names.map(|(name, what)| format!("Rpl_semi_sync_{name}_{what}")).collect()
     }
 
-    /// Reads the row that has [`Self::columns`], and the answer to [`Self::status`].
-    pub fn read(self, server: &Row, status: &Rows) -> SemiSync {
-        let status = name_values(status);
+    /// Reads the row that has [`Self::columns`], and the values of [`Self::status`].
+    pub fn read(self, server: &Row, status: &BTreeMap<String, String>) -> SemiSync {
         let find = |side: Option<&str>, what: &str| {
             side.and_then(|side| status.get(&format!("rpl_semi_sync_{side}_{what}"))).map_or("", String::as_str)
         };

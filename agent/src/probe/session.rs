@@ -19,7 +19,7 @@ use crate::config::Password;
 /// The variables that tell the flavours and capabilities apart.
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'server_uuid', 'gtid_domain_id', \
      'group_replication_group_name', 'rpl_semi_sync_source_enabled', 'rpl_semi_sync_replica_enabled', \
-     'rpl_semi_sync_master_enabled', 'rpl_semi_sync_slave_enabled')";
+     'rpl_semi_sync_master_enabled', 'rpl_semi_sync_slave_enabled', 'wsrep_on', 'wsrep_provider')";
 
 /// Errors of statements: a syntax that this version does not know; no privilege for it.
 const ER_PARSE_ERROR: u16 = 1064;
@@ -232,7 +232,13 @@ async fn ask_capabilities(conn: &mut Conn, spec: &ProbeSpec) -> Result<Capabilit
         Err(Error::Server(_)) => false,
         Err(error) => return Err(failed(&error, Flavour::Mysql)),
     };
-    found.group &= found.narrow;
+    if found.group {
+        found.members = match run(conn, mysql::MEMBERS).await {
+            Ok(_) => true,
+            Err(Error::Server(_)) => false,
+            Err(error) => return Err(failed(&error, Flavour::Mysql)),
+        };
+    }
     Ok(Capabilities::Mysql(found))
 }
 

@@ -68,7 +68,9 @@ impl Room {
     pub fn release(&mut self, flow: Tuple, now: Instant) -> Vec<(SocketAddr, Whole)> {
         let over = |kept: &Kept| kept.released.is_some_and(|when| now.saturating_duration_since(when) >= LATE_WITHIN);
         let past: Vec<_> = self.flows.iter().filter(|(_, kept)| over(kept)).map(|(flow, _)| *flow).collect();
-        past.into_iter().for_each(|flow| self.forget(flow));
+        for flow in past {
+            self.forget(flow);
+        }
         let Some(kept) = self.flows.get_mut(&flow).filter(|kept| kept.released.is_none()) else { return Vec::new() };
         kept.released = Some(now);
         self.bytes -= std::mem::take(&mut kept.bytes);

@@ -32,7 +32,7 @@ impl State {
                     found.entry(pair.listener).or_default().live.insert(pair.backend, value.deadline);
                 }
                 Key::Sparing(pair) => {
-                    found.entry(pair.listener).or_default().sparing = Some((pair.backend, value.deadline))
+                    found.entry(pair.listener).or_default().sparing = Some((pair.backend, value.deadline));
                 }
                 Key::Blocked(flow) => {
                     found.entry(flow.listener).or_default().blocked.insert(flow.client);

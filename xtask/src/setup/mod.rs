@@ -77,7 +77,7 @@ struct Missing {
 impl Missing {
     fn find(needs: &Needs) -> Self {
         let servers: Vec<Flavour> =
-            needs.servers.iter().copied().filter(|&f| !servers::is_there(f, needs.again)).collect();
+            needs.servers.iter().copied().filter(|&f| !servers::is_there(f, needs.tests, needs.again)).collect();
         let rivals: Vec<Rival> =
             if needs.rivals { Rival::ALL.into_iter().filter(|r| !r.is_settled()).collect() } else { Vec::new() };
         Self {

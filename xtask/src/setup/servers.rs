@@ -1,22 +1,27 @@
 //! Getting database servers into the lab's cache.
 //!
 //! Debian has current MySQL in its unstable suite only, so that suite of the same mirror is used; Ubuntu has it in every
-//! release. MariaDB is the machine's own if it is installed.
+//! release. MariaDB is the machine's own if it is installed; when Galera is wanted and the machine has no library for it,
+//! the lab gets a MariaDB of its own, with one.
 
-use anyhow::{Context as _, Result};
-use shunt_tests::{Flavour, Install, flavour};
+use anyhow::{Context as _, Result, bail};
+use shunt_tests::{Flavour, Install, flavour, galera};
 
 use super::apt::{self, Archive};
 use super::unpack;
 
 /// Whether a flavour can be used, or is known not to be had here (to try `again` costs time at every start).
-pub fn is_there(flavour: Flavour, again: bool) -> bool {
-    Install::find(flavour).is_ok() || (!again && unpack::reason(flavour.name()).is_some())
+pub fn is_there(flavour: Flavour, groups: bool, again: bool) -> bool {
+    let is_complete = |install: Install| !groups || flavour != Flavour::Mariadb || galera::provider(&install).is_ok();
+    Install::find(flavour).is_ok_and(is_complete) || (!again && unpack::reason(flavour.name()).is_some())
 }
 
 /// One line about a flavour.
 pub fn status(flavour: Flavour) -> String {
     match (Install::find(flavour), unpack::reason(flavour.name())) {
+        (Ok(install), _) if flavour == Flavour::Mariadb && galera::provider(&install).is_err() => {
+            format!("{:<8} {}, without Galera", flavour.title(), install.version)
+        }
         (Ok(install), _) => format!("{:<8} {}", flavour.title(), install.version),
         (Err(_), Some(reason)) => format!("{:<8} cannot be had here: {}", flavour.title(), reason.trim()),
         (Err(error), None) => format!("{error:#}"),
@@ -59,7 +64,12 @@ fn sources(flavour: Flavour) -> Result<Sources> {
             let client = server.replace("server", "client");
             (mysql_suite(&sources), vec![server, client])
         }
-        (Flavour::Mariadb, _) => (own, vec!["mariadb-server-core".to_owned(), "mariadb-client-core".to_owned()]),
+        (Flavour::Mariadb, _) => {
+            let mut packages = vec!["mariadb-server-core".to_owned(), "mariadb-client-core".to_owned()];
+            // galera-4, or whatever number comes after it
+            packages.extend(apt::search("^galera-[0-9]+$").pop());
+            (own, packages)
+        }
     };
     Ok(Sources { archive: sources.archive, suite, packages })
 }
@@ -68,6 +78,10 @@ fn sources(flavour: Flavour) -> Result<Sources> {
 pub fn get(flavour: Flavour) -> Result<()> {
     apt::refresh_if_empty()?;
     let sources = sources(flavour)?;
+    let has_galera = sources.packages.iter().any(|package| package.starts_with("galera-"));
+    if flavour == Flavour::Mariadb && !has_galera && Install::find(flavour).is_ok() {
+        bail!("the package sources have no Galera, and without it the MariaDB that is there will do");
+    }
     let order = unpack::Order {
         name: flavour.name(),
         title: flavour.title(),

@@ -8,6 +8,8 @@
 use std::net::SocketAddr;
 
 use super::acknowledged::degraded;
+use super::council::Council;
+use super::group;
 use super::health::{Evidence, Health};
 use super::verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 use super::view::View;
@@ -15,9 +17,10 @@ use crate::observation::FailureKind;
 
 /// The verdict on the primary and what follows from it.
 pub fn assess(view: View<'_>) -> Assessment {
-    let mut found = match view.primary.and_then(|p| view.servers.get(&p).map(|h| (p, h))) {
-        Some((primary, health)) => known_primary(view, primary, health),
-        None => no_primary_yet(view),
+    let mut found = match (Council::of(view), view.primary.and_then(|p| view.servers.get(&p).map(|h| (p, h)))) {
+        (Some(council), _) => group::assess(view, &council),
+        (None, Some((primary, health))) => known_primary(view, primary, health),
+        (None, None) => no_primary_yet(view),
     };
     found.alarms.extend(server_alarms(view));
     found.alarms.sort();
@@ -88,7 +91,7 @@ fn read_only_primary(view: View<'_>, primary: SocketAddr) -> Assessment {
     succession(view, primary, Verdict::Demoted, Verdict::None, &format!("{label} is read-only"), AlarmKind::NoPrimary)
 }
 
-fn failing_primary(view: View<'_>, primary: SocketAddr, kind: FailureKind) -> Assessment {
+pub(super) fn failing_primary(view: View<'_>, primary: SocketAddr, kind: FailureKind) -> Assessment {
     let label = view.label(primary);
     let words = view.servers.get(&primary).map(words).unwrap_or_default();
     if kind == FailureKind::TooManyConnections {
@@ -112,7 +115,7 @@ fn gone_primary(view: View<'_>, primary: SocketAddr, health: &Health) -> Assessm
     let label = view.label(primary);
     let words = words(health);
     let own = format!("{label} failed {} times in a row: {words}", health.failures());
-    let refused = health.failure().is_some_and(|f| matches!(f.kind, FailureKind::Refused | FailureKind::Reset));
+    let refused = is_refused(health);
     let others = || view.servers.iter().filter(|&(&s, _)| s != primary);
 
     // A server alone has nobody to vouch for its death: be twice as patient, unless the host itself says so.
@@ -123,16 +126,7 @@ fn gone_primary(view: View<'_>, primary: SocketAddr, health: &Health) -> Assessm
         return succession(view, primary, Verdict::Dead, Verdict::Dead, &own, AlarmKind::PrimaryDead);
     }
 
-    // Only what the others said after it fell silent is news about it.
-    let since = health.failing_since().unwrap_or(view.now);
-    let unheard: Vec<_> = others()
-        .filter(|(_, h)| match h.evidence(&view.config.probe) {
-            Evidence::Unknown | Evidence::Suspect => true,
-            Evidence::Answers => h.answered_at().is_none_or(|at| at <= since),
-            Evidence::Failing(_) | Evidence::Gone => false,
-        })
-        .map(|(&s, _)| s)
-        .collect();
+    let unheard = unheard(view, primary, health);
     if !unheard.is_empty() {
         let mut found = verdict(Verdict::Suspect, Direction::Keep, own);
         found.reasons.push(format!("waiting to hear from {}", view.labels(&unheard)));
@@ -158,6 +152,25 @@ fn gone_primary(view: View<'_>, primary: SocketAddr, health: &Health) -> Assessm
     });
     found.alarm(alarm);
     found
+}
+
+/// Whether the host itself says that nobody is there.
+pub(super) fn is_refused(health: &Health) -> bool {
+    health.failure().is_some_and(|f| matches!(f.kind, FailureKind::Refused | FailureKind::Reset))
+}
+
+/// Only what the others said after the primary fell silent is news about it: those that have not spoken since.
+pub(super) fn unheard(view: View<'_>, primary: SocketAddr, health: &Health) -> Vec<SocketAddr> {
+    let since = health.failing_since().unwrap_or(view.now);
+    let others = view.servers.iter().filter(|&(&s, _)| s != primary);
+    others
+        .filter(|(_, h)| match h.evidence(&view.config.probe) {
+            Evidence::Unknown | Evidence::Suspect => true,
+            Evidence::Answers => h.answered_at().is_none_or(|at| at <= since),
+            Evidence::Failing(_) | Evidence::Gone => false,
+        })
+        .map(|(&s, _)| s)
+        .collect()
 }
 
 /// The primary can take no writes. Who has been made its successor?
@@ -202,12 +215,7 @@ fn succession(
 
 /// Nothing has ever been mapped: the primary must show itself beyond doubt.
 fn no_primary_yet(view: View<'_>) -> Assessment {
-    let unasked: Vec<_> = view
-        .servers
-        .iter()
-        .filter(|(_, h)| h.evidence(&view.config.probe) == Evidence::Unknown)
-        .map(|(&s, _)| s)
-        .collect();
+    let unasked = unasked(view);
     if !unasked.is_empty() {
         return verdict(Verdict::None, Direction::Keep, format!("{} not asked yet", view.labels(&unasked)));
     }
@@ -274,6 +282,12 @@ fn no_primary_yet(view: View<'_>) -> Assessment {
     }
 }
 
+/// Servers that have neither answered nor failed yet.
+pub(super) fn unasked(view: View<'_>) -> Vec<SocketAddr> {
+    let is_unknown = |health: &Health| health.evidence(&view.config.probe) == Evidence::Unknown;
+    view.servers.iter().filter(|(_, h)| is_unknown(h)).map(|(&s, _)| s).collect()
+}
+
 /// What is amiss with single servers, whatever the verdict on the primary.
 fn server_alarms(view: View<'_>) -> Vec<Alarm> {
     let mut alarms = Vec::new();
@@ -291,16 +305,16 @@ fn server_alarms(view: View<'_>) -> Vec<Alarm> {
     alarms
 }
 
-fn words(health: &Health) -> String {
+pub(super) fn words(health: &Health) -> String {
     health.failure().map(|f| format!("{} ({})", f.kind, f.detail)).unwrap_or_default()
 }
 
-fn verdict(verdict: Verdict, direction: Direction, reason: String) -> Assessment {
+pub(super) fn verdict(verdict: Verdict, direction: Direction, reason: String) -> Assessment {
     Assessment { verdict, reasons: vec![reason], direction, alarms: Vec::new() }
 }
 
 impl Assessment {
-    fn alarm(&mut self, kind: AlarmKind) {
+    pub(super) fn alarm(&mut self, kind: AlarmKind) {
         let message = self.reasons.join("; ");
         self.alarms.push(Alarm { kind, message });
     }

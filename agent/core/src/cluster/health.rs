@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::acknowledged::Past;
+use super::freshness::Freshness;
 use crate::Mono;
 use crate::config::ProbeConfig;
-use crate::observation::{Channel, Failure, FailureKind, IoThread, Observation, Outcome, ServerState};
+use crate::observation::{Channel, Failure, FailureKind, GroupView, IoThread, Observation, Outcome, ServerState};
 
 /// A replica whose source is silent for this many heartbeat periods receives from it no more. The thread's state alone
 /// says "connected" for `replica_net_timeout` (60 s) after a silent loss.
@@ -25,6 +26,7 @@ pub struct Health {
     /// source is then a promotion that was witnessed.
     seen_as_replica: bool,
     semi_sync: Past,
+    freshness: Freshness,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,7 @@ impl Health {
                 self.note_received(&state.channels, seen.at);
                 let before = self.answer.as_ref().map(|answer| &answer.state);
                 self.semi_sync.note(before, state, seen.at - seen.took, seen.at);
+                self.freshness.note(state.group.as_ref().and_then(GroupView::backlog), seen.at - seen.took);
                 self.answer = Some(Answer { at: seen.at, took: seen.took, state: (**state).clone() });
             }
             Outcome::Failed(failure) => self.note_failure(failure, seen.at),
@@ -174,6 +177,12 @@ impl Health {
     /// How long the last answer took.
     pub fn took(&self) -> Option<Duration> {
         self.answer.as_ref().map(|a| a.took)
+    }
+
+    /// How old the data of a member of a group were at most when it answered last; `None`: it has not told, or has been
+    /// behind ever since it was first asked.
+    pub fn group_lag(&self) -> Option<Duration> {
+        self.answered_at().zip(self.freshness.as_of()).map(|(at, as_of)| at.since(as_of))
     }
 
     /// When it was last observed at all, answer or failure.

@@ -60,6 +60,8 @@ impl Cluster {
             return;
         }
         self.in_flight = None;
+        // Connections that were stopped are not let go on.
+        self.spared = None;
         for &listener in &ours {
             self.lapses.fenced.insert(listener);
             self.lapses.noticed.insert(listener, now);

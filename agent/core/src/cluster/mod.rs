@@ -15,7 +15,10 @@
 
 mod acknowledged;
 mod assess;
+mod council;
 mod event;
+mod freshness;
+mod group;
 mod health;
 mod lapse;
 mod operate;

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Cluster;
-use super::health::Evidence;
+use super::council::Council;
+use super::health::{Evidence, Health};
 use super::view::View;
 use crate::Mono;
 use crate::config::{ClusterConfig, ListenerConfig, ListenerRole};
 use crate::mapping::Weighted;
-use crate::observation::{Channel, IoThread, ServerState};
+use crate::observation::{Channel, IoThread};
 
 /// By replica listener the replicas that are fit for it.
 pub type Fit = BTreeMap<SocketAddr, Vec<SocketAddr>>;
@@ -39,6 +40,7 @@ fn fit_replicas(
     before: &[SocketAddr],
     since: Option<Mono>,
 ) -> Vec<SocketAddr> {
+    let council = Council::of(view);
     let is_fit = |server: SocketAddr| {
         let was = before.contains(&server);
         let Some(health) = view.servers.get(&server) else { return false };
@@ -49,8 +51,16 @@ fn fit_replicas(
             Evidence::Gone => false,
             Evidence::Unknown | Evidence::Suspect | Evidence::Failing(_) => was,
             Evidence::Answers => health.state().is_some_and(|state| {
-                (view.replicates(server) || is_group_secondary(state))
-                    && state.channels.iter().all(|channel| keeps_up(channel, listener.max_lag, was))
+                let has_data = match &council {
+                    // Before there is a primary, any of them may become it.
+                    Some(council) if state.running_group().is_some() => {
+                        view.primary.is_some()
+                            && council.has_voice(server)
+                            && keeps_up_with_group(health, listener.max_lag, was)
+                    }
+                    _ => view.replicates(server),
+                };
+                has_data && state.channels.iter().all(|channel| keeps_up(channel, listener.max_lag, was))
             }),
         }
     };
@@ -65,11 +75,13 @@ fn keeps_up(channel: &Channel, max_lag: Duration, was: bool) -> bool {
         }
 }
 
-/// A member of a group replicates without a channel that could tell its lag; the group's flow control bounds it.
-fn is_group_secondary(state: &ServerState) -> bool {
-    match (&state.group, &state.identity.uuid) {
-        (Some(group), Some(uuid)) => group.makes_secondary(uuid),
-        _ => false,
+/// A member of a group replicates without a channel that could tell its lag. One whose backlog is not known is trusted
+/// to keep up: the group's flow control holds the writers back for it.
+fn keeps_up_with_group(health: &Health, max_lag: Duration, was: bool) -> bool {
+    let tells = health.state().and_then(|state| state.group.as_ref()).is_some_and(|group| group.backlog().is_some());
+    match health.group_lag() {
+        Some(lag) => lag <= if was { max_lag } else { max_lag / 2 },
+        None => was || !tells,
     }
 }
 

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::acknowledged::at_risk;
+use super::council::Council;
+use super::group;
 use super::health::{Evidence, Health};
 use super::verdict::{Alarm, AlarmKind, Verdict};
-use super::{Cluster, Pause, Stage};
+use super::{Cluster, Pause, Stage, View};
 use crate::config::{FailoverMode, ListenerRole, Promotion};
 use crate::mapping::Route;
 use crate::observation::{Flavour, IoThread};
@@ -169,6 +171,7 @@ impl Cluster {
 
     fn server_statuses(&self, now: Mono) -> Vec<ServerStatus> {
         let view = self.view(now);
+        let council = Council::of(view);
         self.config
             .servers
             .iter()
@@ -181,6 +184,7 @@ impl Cluster {
                     role: match state {
                         _ if Some(config.address) == self.primary => "primary",
                         Some(_) if view.replicates(config.address) => "replica",
+                        Some(_) if council.as_ref().is_some_and(|c| c.has_voice(config.address)) => "replica",
                         Some(_) => "none",
                         None => "unknown",
                     },
@@ -195,8 +199,8 @@ impl Cluster {
                     failure: health.failure().map(|f| f.detail.clone()),
                     read_only: state.map(|s| !s.is_writable()),
                     gtid_executed: state.map(|s| s.gtid_executed.clone()),
-                    lag: state.and_then(|s| s.channels.iter().filter_map(|c| c.lag).max()),
-                    replication: replication_words(health),
+                    lag: state.and_then(|s| s.channels.iter().filter_map(|c| c.lag).chain(health.group_lag()).max()),
+                    replication: replication_words(view, config.address, health),
                     semi_sync: semi_sync_words(health),
                     observed_at: health.observed_at(),
                     took: health.took(),
@@ -227,14 +231,24 @@ impl Cluster {
                 } else {
                     "refuses new connections"
                 };
-                format!("if the primary dies, shunt {fenced} until somebody else promotes a server, then follows")
+                match Council::of(self.view(Mono::ZERO)) {
+                    Some(council) if council.is_multi_primary() => {
+                        "if the primary dies or leaves its group, the listeners lead to another member that takes writes"
+                            .to_owned()
+                    }
+                    Some(_) => format!("if the primary dies, shunt {fenced} until its group has elected another, then follows"),
+                    None => {
+                        format!("if the primary dies, shunt {fenced} until somebody else promotes a server, then follows")
+                    }
+                }
             }
         }
     }
 }
 
-fn replication_words(health: &Health) -> String {
+fn replication_words(view: View<'_>, server: SocketAddr, health: &Health) -> String {
     let Some(state) = health.state() else { return String::new() };
+    let standing = group::standing(view, server).map(|words| words.trim_start_matches("is ").to_owned());
     let words = state.channels.iter().map(|c| {
         let io = match c.io {
             IoThread::Connected => "receiving",
@@ -244,7 +258,7 @@ fn replication_words(health: &Health) -> String {
         let sql = if c.sql_running { "applying" } else { "not applying" };
         format!("{io}, {sql} from {}:{}", c.source_host, c.source_port)
     });
-    words.collect::<Vec<_>>().join("; ")
+    standing.into_iter().chain(words).collect::<Vec<_>>().join("; ")
 }
 
 fn semi_sync_words(health: &Health) -> String {

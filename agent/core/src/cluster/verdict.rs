@@ -111,6 +111,8 @@ pub enum AlarmKind {
     DatapathFailed,
     /// The decision could not be written down, so it was not taken.
     StateFailed,
+    /// The configuration asks for something that is not in force.
+    NotInForce,
     /// A configuration file is in error.
     ConfigBroken,
     /// The status page and the metrics cannot be served.
@@ -149,6 +151,7 @@ impl AlarmKind {
             Self::SemiSyncDegraded => "semi-sync degraded",
             Self::DatapathFailed => "datapath failed",
             Self::StateFailed => "state failed",
+            Self::NotInForce => "not in force",
             Self::ConfigBroken => "configuration broken",
             Self::PagesFailed => "pages failed",
             Self::LeaseLapsed => "lease lapsed",

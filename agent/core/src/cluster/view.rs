@@ -95,13 +95,9 @@ impl<'a> View<'a> {
         })
     }
 
-    pub fn is_group_primary(self, server: SocketAddr) -> bool {
-        self.servers.get(&server).and_then(Health::state).is_some_and(|state| {
-            match (&state.group, &state.identity.uuid) {
-                (Some(group), Some(uuid)) => group.makes_primary(uuid),
-                _ => false,
-            }
-        })
+    /// `@@server_uuid`, as last told.
+    pub fn uuid(self, server: SocketAddr) -> Option<&'a str> {
+        self.servers.get(&server).and_then(Health::state).and_then(|state| state.identity.uuid.as_deref())
     }
 
     /// Whether somebody stands for its being the primary.
@@ -109,7 +105,7 @@ impl<'a> View<'a> {
         if self.outcasts.contains_key(&server) {
             return false;
         }
-        !self.receivers_of(server).is_empty() || self.is_group_primary(server) || self.was_seen_being_promoted(server)
+        !self.receivers_of(server).is_empty() || self.was_seen_being_promoted(server)
     }
 
     /// It was a read-only replica and is writable now. Where we promote ourselves, a channel that only stopped tells
@@ -126,8 +122,6 @@ impl<'a> View<'a> {
         let receivers = self.receivers_of(server);
         if !receivers.is_empty() {
             format!("is the source of {}", self.labels(&receivers))
-        } else if self.is_group_primary(server) {
-            "is the PRIMARY of its group".to_owned()
         } else if self.was_seen_being_promoted(server) {
             "was seen being promoted: a read-only replica before, writable and without a source now".to_owned()
         } else {

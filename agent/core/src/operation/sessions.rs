@@ -133,7 +133,7 @@ impl Dismissal {
     pub fn are_all(&self, at_the_beginning: &[Flow]) -> Option<Sessions> {
         let is_severed = |flow: &Flow| self.flows.get(&flow.tuple).is_some_and(|known| known.severed);
         let is_over = |flow: &Flow| flow.phase == Phase::Closing || is_severed(flow);
-        at_the_beginning.iter().filter(|flow| flow.backend == self.server).all(is_over).then(|| self.sessions.clone())
+        at_the_beginning.iter().filter(|flow| flow.backend == self.server).all(is_over).then(|| self.result())
     }
 
     /// What follows from a look. To be called again after what it says.
@@ -184,7 +184,7 @@ impl Dismissal {
         Round { unblock, sever, block, then }
     }
 
-    fn then(&mut self, view: &View<'_>, left: bool, hidden: bool, severed: bool, now: Mono) -> Then {
+    fn then(&self, view: &View<'_>, left: bool, hidden: bool, severed: bool, now: Mono) -> Then {
         let look = |after, whole| Then::Look { after, whole };
         if self.flows.values().any(|known| known.blocked.is_some()) {
             return look(SETTLE, hidden);
@@ -196,8 +196,13 @@ impl Dismissal {
         if severed || !view.whole {
             return look(Duration::ZERO, true);
         }
-        self.sessions.blind |= !self.recognized && !self.flows.is_empty();
-        Then::Done(self.sessions.clone())
+        Then::Done(self.result())
+    }
+
+    /// A list that shows none of the sessions is as good as none.
+    fn result(&self) -> Sessions {
+        let blind = self.sessions.blind || (!self.recognized && !self.flows.is_empty());
+        Sessions { blind, ..self.sessions.clone() }
     }
 }
 

@@ -145,6 +145,8 @@ fn a_list_that_shows_none_of_the_sessions_is_a_blind_one() {
     let mut dismissal = dismissal(SECOND);
     look_at_all(&mut dismissal, &[flow(1)], Some(&[session(7, Doing::Nothing)]), 0);
     assert_eq!(look_at_all(&mut dismissal, &[flow(1)], Some(&[]), 1000).sever, [tuple(1)]);
+    let all = dismissal.are_all(&[flow(1)]);
+    assert_eq!(all, Some(Sessions { cut: 1, blind: true, ..Sessions::default() }));
     let round = look_at_all(&mut dismissal, &[], Some(&[]), 1001);
     assert_eq!(round.then, Then::Done(Sessions { cut: 1, blind: true, ..Sessions::default() }));
 }
@@ -279,7 +281,9 @@ proptest! {
                     whole = all;
                     for _ in 0..after.as_millis().max(1) {
                         ms += 1;
-                        clients.iter_mut().for_each(|client| client.tick(blocked.contains(&tuple(client.port))));
+                        for client in &mut clients {
+                            client.tick(blocked.contains(&tuple(client.port)));
+                        }
                     }
                 }
             }

@@ -86,10 +86,30 @@ impl Gtids {
     }
 
     fn words(&self) -> impl Iterator<Item = (usize, usize, u64)> + '_ {
-        let of = |(origin, words): (usize, &Vec<u64>)| {
-            words.clone().into_iter().enumerate().map(move |(at, bits)| (origin, at, bits))
-        };
-        self.origins.iter().enumerate().flat_map(of)
+        let of = |(origin, words): (usize, &'_ Vec<u64>)| (origin, words.len());
+        let lengths: Vec<_> = self.origins.iter().enumerate().map(of).collect();
+        let all = lengths.into_iter().flat_map(|(origin, length)| (0..length).map(move |at| (origin, at)));
+        all.map(|(origin, at)| (origin, at, self.origins[origin][at]))
+    }
+
+    /// First and last, of one origin after the other.
+    fn intervals(&self, origin: usize) -> Vec<(u32, u32)> {
+        let mut intervals: Vec<(u32, u32)> = Vec::new();
+        for (at, &bits) in self.origins[origin].iter().enumerate() {
+            let (mut left, mut bit) = (bits, at as u32 * 64);
+            while left != 0 {
+                let gap = left.trailing_zeros();
+                let run = (left >> gap).trailing_ones();
+                let first = bit + gap + 1;
+                match intervals.last_mut() {
+                    Some((_, last)) if *last + 1 == first => *last += run,
+                    _ => intervals.push((first, first + run - 1)),
+                }
+                bit += gap + run;
+                left = left.checked_shr(gap + run).unwrap_or(0);
+            }
+        }
+        intervals
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Txn> + '_ {
@@ -111,29 +131,21 @@ impl Gtids {
     }
 
     fn written(&self, name: impl Fn(usize) -> String) -> String {
-        let mut members: Vec<String> = Vec::new();
-        let mut last: Option<Txn> = None;
-        let mut first = 0;
-        let close = |last: Option<Txn>, first: u32, members: &mut Vec<String>| {
-            if let (Some(last), Some(member)) = (last, members.last_mut()) {
-                let interval =
-                    if first == last.number { format!(":{first}") } else { format!(":{first}-{}", last.number) };
-                member.push_str(&interval);
+        let mut text = String::new();
+        for origin in 0..self.origins.len() {
+            let intervals = self.intervals(origin);
+            if intervals.is_empty() {
+                continue;
             }
-        };
-        for txn in self.iter() {
-            let goes_on = last.is_some_and(|l| l.origin == txn.origin && l.number + 1 == txn.number);
-            if !goes_on {
-                close(last, first, &mut members);
-                first = txn.number;
-                if last.is_none_or(|l| l.origin != txn.origin) {
-                    members.push(name(txn.origin));
-                }
+            if !text.is_empty() {
+                text.push(',');
             }
-            last = Some(txn);
+            text.push_str(&name(origin));
+            for (first, last) in intervals {
+                text.push_str(&if first == last { format!(":{first}") } else { format!(":{first}-{last}") });
+            }
         }
-        close(last, first, &mut members);
-        members.join(",")
+        text
     }
 
     pub fn to_history(&self) -> History {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use shunt_core::Mono;
-use shunt_core::cluster::{Action, Event, Plan};
+use shunt_core::cluster::{Action, AlarmKind, Event, Plan};
 use shunt_core::config::{DataLoss, Established, FailoverMode, ListenerRole};
 use shunt_core::mapping::Route;
 use shunt_core::observation::PromoterLock;
@@ -122,12 +122,13 @@ impl World {
         self.violated(Invariant::NothingAcknowledgedIsLost, detail);
     }
 
-    /// 4. A client's packet passes the proxy: to the primary of the kernel's epoch, or to one that it spares. Drained and kept
-    /// connections may go on to a server that takes no writes.
+    /// 4. A client's packet passes the proxy: to the primary of the kernel's epoch, or to one that it spares. Connections that are
+    /// configured to be drained or kept may go on to one that takes no writes, or that is the primary of the epoch still.
     pub fn no_packet_to_the_old(&mut self, p: usize, listener: std::net::SocketAddr, s: usize) {
         let kernel = &self.proxies[p].kernel;
         let leads = kernel.leads(listener) == Some(db(s)) || kernel.spares(listener, db(s));
-        let harmless = self.scenario.established != Established::Reset && self.servers[s].read_only;
+        let harmless = self.servers[s].read_only || kernel.primary == Some(db(s));
+        let harmless = self.scenario.established != Established::Reset && harmless;
         if !leads && !harmless {
             let detail = format!("a packet passes proxy{} to db{}", p + 1, s + 1);
             self.violated(Invariant::NoPacketToTheOld, detail);
@@ -314,13 +315,20 @@ impl World {
                 (0..self.servers.len()).filter(|n| !self.servers[*n].read_only && !outcasts.contains(n)).collect();
             let is_well = led.is_some_and(|n| writable == [n] && self.servers[n].is_running());
             self.oracle.ended_well &= is_well;
-            if !is_well && status.alarms.is_empty() && self.scenario.mode != FailoverMode::Off {
+            if !is_well {
+                self.oracle.alarms_at_end.extend(status.alarms.iter().map(|alarm| alarm.kind));
+            }
+            // Everybody is back, so that nobody is dead, unreachable or stuck is no excuse any more.
+            let says_why = |kind| matches!(kind, AlarmKind::Split | AlarmKind::NoPrimary | AlarmKind::Quarantined);
+            let is_said = status.alarms.iter().any(|alarm| says_why(alarm.kind));
+            if !is_well && !is_said && self.scenario.mode != FailoverMode::Off {
                 let detail = format!(
-                    "proxy{} leads to {:?}, writable are {:?}, verdict {}, no alarm",
+                    "proxy{} leads to {:?}, writable are {:?}, verdict {}, alarms {:?}",
                     p + 1,
                     led.map(|n| n + 1),
                     writable.iter().map(|n| n + 1).collect::<Vec<_>>(),
-                    status.verdict
+                    status.verdict,
+                    self.oracle.alarms_at_end
                 );
                 self.violated(Invariant::ItComesToAnEnd, detail);
                 return;

@@ -34,6 +34,8 @@ impl Kernel {
                 };
                 self.draining.push((mapping.listener, backend, until));
             }
+            // What is live again drains no more.
+            self.draining.retain(|(l, b, _)| *l != mapping.listener || !backends(mapping).contains(b));
         }
         self.mappings.retain(|listener, _| plan.mappings.iter().any(|m| m.listener == *listener));
         self.lapsed.clear();

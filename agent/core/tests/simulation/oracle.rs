@@ -1,8 +1,8 @@
 //! What the invariants have to remember, and where the world tells them of what happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use shunt_core::cluster::{Event, Plan};
+use shunt_core::cluster::{AlarmKind, Event, Plan};
 use shunt_core::observation::{Observation, Outcome, PromoterLock};
 use shunt_core::operation::{Ending, Kind, OpId, Operation, Order, Outcast, Task};
 use shunt_core::{Epoch, Mono};
@@ -43,6 +43,8 @@ pub struct Oracle {
     /// Written by somebody who does not come through a proxy.
     pub direct: Vec<(Txn, Mono)>,
     pub ended_well: bool,
+    /// What the agents said if it did not.
+    pub alarms_at_end: BTreeSet<AlarmKind>,
     /// How operations ended, for the sum over many seeds.
     pub endings: Vec<(Kind, Ending)>,
 }
@@ -62,6 +64,7 @@ impl Oracle {
             locks: vec![vec![None; servers]; proxies],
             direct: Vec::new(),
             ended_well: true,
+            alarms_at_end: BTreeSet::new(),
             endings: Vec::new(),
         }
     }

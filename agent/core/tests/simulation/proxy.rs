@@ -133,7 +133,6 @@ impl World {
         let store = &proxy.store;
         let pause = store.pause.clone().filter(|(until, _)| until.is_none_or(|until| until > wall));
         let mut remembered = Remembered {
-            unreadable: None,
             epoch: store.epoch,
             primary: store.primary,
             held: proxy.kernel.held(),
@@ -374,7 +373,9 @@ impl World {
         let (outcasts, end) = (agent.owed_outcasts.take(), agent.owed_end.take());
         if let Some(outcasts) = outcasts {
             self.outcasts_kept(p, &outcasts);
-            self.proxies[p].store.outcasts = outcasts;
+            if !self.mutation.as_ref().is_some_and(Mutation::drops_the_journal) {
+                self.proxies[p].store.outcasts = outcasts;
+            }
         }
         if let Some((operation, ending)) = end {
             let until = self.wall(p) + self.scenario.cooldown.as_millis() as i64;

@@ -143,7 +143,7 @@ impl Scenario {
             proxy: n / 2,
             listener: writer(n / 2),
             stays: n % 2 == 1,
-            pause: (MILLI * 30, MILLI * 120),
+            pause: (MILLI * 50, MILLI * 250),
             work: (Duration::ZERO, if n % 2 == 1 { MILLI * 60 } else { MILLI * 3 }),
             attempt: 0,
             flow: None,

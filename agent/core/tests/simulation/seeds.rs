@@ -1,6 +1,6 @@
 //! Seeds: run by the thousand, replayed, reduced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -198,13 +198,20 @@ fn reduce() {
 fn survey() {
     let first = setting("SHUNT_FIRST_SEED").unwrap_or(0);
     let mut sum = Sum::default();
+    let mut unwell: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for seed in first..first + setting("SHUNT_SEEDS").unwrap_or(SEEDS) {
         let ran = run(seed, &BTreeSet::new(), None, Story::silent());
         sum.add(&ran);
         if let Some(violation) = ran.violation() {
             let (sentence, at) = (violation.invariant.sentence(), ran.world.now);
             eprintln!("{seed} at {at} after {} steps: {:.12} | {}", ran.steps, sentence, violation.detail);
+        } else if !ran.world.oracle.ended_well {
+            let kinds: Vec<_> = ran.world.oracle.alarms_at_end.iter().map(|kind| kind.word()).collect();
+            unwell.entry(format!("{:?}: {}", ran.world.scenario.mode, kinds.join(", "))).or_default().push(seed);
         }
+    }
+    for (how, seeds) in unwell {
+        eprintln!("{} seeds end with {how}, such as {:?}", seeds.len(), &seeds[..seeds.len().min(5)]);
     }
     eprintln!("{sum:?}");
 }

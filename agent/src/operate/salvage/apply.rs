@@ -4,6 +4,8 @@
 //!
 //! What a replica does not notice is not noticed here: a row that was changed since, and is found by its key, is overwritten.
 //!
+//! Tables whose engine has no transactions cannot be rolled back here either.
+//!
 //! A transaction that is there already is passed over, so that it may be tried again.
 
 mod statement;
@@ -26,6 +28,8 @@ use target::Target;
 
 /// Nothing that is longer is applied: it has to be in memory as a whole.
 const LONGEST: u64 = 64 << 20;
+
+const ER_UNKNOWN: u16 = 1105;
 
 /// How far it came.
 #[derive(Debug, Default)]
@@ -53,6 +57,10 @@ impl From<Trouble> for Stop {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Broken(_) | Trouble::Nonsense(_) | Trouble::Late => Self::Lost(trouble),
+            // MySQL tells its error log alone when rows are refused for want of a privilege.
+            Trouble::Server { code: ER_UNKNOWN, .. } => {
+                Self::Here(format!("{trouble}: see the server's error log; the user may lack a privilege on a table"))
+            }
             other => Self::Here(other.to_string()),
         }
     }

@@ -79,6 +79,14 @@ fn end() -> Vec<u8> {
 }
 
 #[test]
+fn files_are_named_after_the_operation_and_the_server() {
+    for (server, name) in [("10.0.0.11:3306", "orders-17-10.0.0.11_3306"), ("[fd00::b]:3307", "orders-17-fd00--b_3307")]
+    {
+        assert_eq!(super::file_name("orders/17", server.parse().unwrap()), name);
+    }
+}
+
+#[test]
 fn the_logs_of_real_servers_are_listed_as_they_were() {
     for (log, text, _) in [MYSQL, MARIADB] {
         let head = text.find("\n\n").unwrap() + 2;

@@ -2,6 +2,7 @@
 
 mod acknowledged;
 mod assess;
+mod groups;
 mod invariants;
 mod leases;
 mod machine;
@@ -88,6 +89,7 @@ pub struct Fake {
     pub io: IoThread,
     pub lag: Option<Duration>,
     pub fails: Option<FailureKind>,
+    pub group: Option<GroupView>,
 }
 
 /// Servers, the machine, and a driver that carries out what it is told.
@@ -102,8 +104,6 @@ pub struct World {
     /// What the kernel has.
     pub kernel: Option<Plan>,
     pub fail_at: Option<Stage>,
-    /// The group that all servers are members of, as each of them sees it.
-    pub group: Option<GroupView>,
     beats: u64,
 }
 
@@ -120,6 +120,7 @@ impl World {
             io: IoThread::Connected,
             lag: Some(Duration::ZERO),
             fails: None,
+            group: None,
         };
         let mut fakes: BTreeMap<_, _> = config.servers.iter().map(|s| (s.address, replica.clone())).collect();
         fakes.insert(db(1), Fake { writable: true, source: None, ..replica });
@@ -134,7 +135,6 @@ impl World {
             written,
             kernel: None,
             fail_at: None,
-            group: None,
             beats: 0,
         };
         world.carry_out(actions);
@@ -232,7 +232,7 @@ impl World {
             super_read_only: !fake.writable,
             gtid_executed: String::new(),
             channels: channel.into_iter().collect(),
-            group: self.group.clone(),
+            group: fake.group.clone(),
             semi_sync: None,
             promoter: crate::observation::PromoterLock::NotAsked,
         }

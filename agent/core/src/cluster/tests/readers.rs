@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mapping::Weighted;
-use crate::observation::GroupMember;
 
 /// db1 is the primary; the others as given: data centre, weight, lag in seconds.
 fn with_replicas(near: Option<&str>, replicas: &[(Option<&str>, u32, u64)]) -> World {
@@ -87,31 +86,6 @@ fn a_restarted_agent_remembers_for_each_listener_who_was_fit() {
     let remembered = Remembered { epoch: Epoch(5), primary: Some(db(1)), held, ..Remembered::default() };
     let world = World::with(config, remembered);
     assert_eq!((world.readers(), world.mapping(patient).route.backends()), (vec![db(2)], vec![db(3)]));
-}
-
-/// A group of three without any channel; members that are not ONLINE as given.
-fn grouped(absent: &[u8], primaries: &[u8]) -> World {
-    let mut world = World::with(config(3), Remembered::default());
-    let members = (1..=3).map(|n| GroupMember {
-        uuid: format!("uuid-of-{}", db(n)),
-        online: !absent.contains(&n),
-        primary: primaries.contains(&n),
-    });
-    world.group = Some(GroupView { members: members.collect() });
-    for fake in world.fakes.values_mut() {
-        fake.source = None;
-    }
-    world.ticks(3);
-    world
-}
-
-#[test]
-fn the_secondaries_of_a_group_take_readers_while_they_are_online_within_a_majority() {
-    assert_eq!(spread(&grouped(&[], &[1])), "db2×1 db3×1");
-    assert_eq!(spread(&grouped(&[3], &[1])), "db2×1");
-    assert_eq!(spread(&grouped(&[2, 3], &[1])), "nobody", "a minority");
-    assert_eq!(spread(&grouped(&[], &[1, 2, 3])), "nobody", "every member is a primary");
-    assert_eq!(grouped(&[], &[1]).leads_to(), Some(db(1)));
 }
 
 #[derive(Clone, Copy, Debug)]
