@@ -170,7 +170,15 @@ impl Agent {
         command.stdin(Stdio::null()).env("NO_COLOR", "1").output().context("cannot run the command line")
     }
 
-    /// The same; its stdout, or an error that tells what it said.
+    /// Begins `shunt ARGS`, whose end nobody waits for: it ends with the guard.
+    pub fn begin(&self, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(&self.binary);
+        netns::enter_before_exec(&mut command, &self.namespace)?;
+        command.args(args).args(self.options());
+        Process::spawn(&format!("shunt {}", args.join(" ")), command, None)
+    }
+
+    /// Runs `shunt ARGS`; its stdout, or an error that tells what it said.
     pub fn shunt_ok(&self, args: &[&str]) -> Result<String> {
         let output = self.shunt(args)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

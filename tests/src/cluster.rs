@@ -207,7 +207,8 @@ impl Cluster {
             Flavour::Mysql => "SELECT @@global.super_read_only",
             Flavour::Mariadb => "SELECT @@global.read_only",
         };
-        Ok(server.value(flag)? == "0")
+        // The agent ends whatever sessions it finds on a server that it makes read-only, this one too.
+        Ok(server.value(flag).or_else(|_| server.value(flag))? == "0")
     }
 
     /// The host that a replica is told to replicate from; "" if there is none.

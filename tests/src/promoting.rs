@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::ports::{Echo, connect};
 use crate::scene::NAME;
+use crate::sql::Console;
 use crate::{Flavour, Scene, agent, eventually};
 
 /// A debug build of the agent aborts at the place that it names: `journal:STEP`, `step:STEP`.
@@ -116,6 +117,14 @@ impl Scene {
         ended.with_context(|| format!("the last one ended {last:?}\n{}", self.agent.log(80)))
     }
 
+    /// What a replica receives after this it does not apply before [`let_go`]: an applier that is only stopped would be
+    /// started.
+    pub fn hold_back(&self, replica: usize) -> Result<Console> {
+        let session = Console::new(&self.cluster.servers()[replica].socket());
+        session.query("LOCK TABLES app.t READ")?;
+        Ok(session)
+    }
+
     /// The agent in promote mode, in front of servers that have been prepared; `more` are further keys of the whole file.
     pub fn start_as_promoter(&mut self, more: &str) -> Result<()> {
         let text = agent::promoting(NAME, &self.addresses(), self.listener(), more);
@@ -165,6 +174,11 @@ impl Scene {
 /// What a command said, on both ways out.
 pub fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+/// Ends what [`Scene::hold_back`] began.
+pub fn let_go(session: &Console) -> Result<()> {
+    session.query("UNLOCK TABLES").map(drop)
 }
 
 /// Switches semi-sync on: db1 waits for one of its replicas, and as long as it takes.

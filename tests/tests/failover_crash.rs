@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::{Pace, ask};
+use shunt_tests::promoting::let_go;
 use shunt_tests::{Scene, each_flavour};
 
 const ALLOW: &str = "data_loss = \"allow\"";
@@ -45,11 +46,13 @@ each_flavour! {
         scene.wait_verdict("healthy")?;
         let writer = scene.write(Pace::default())?;
         // What they receive from here on is still to be applied when the primary dies.
-        scene.cluster.stop_applying(1)?;
-        scene.cluster.stop_applying(2)?;
+        let held = [scene.hold_back(1)?, scene.hold_back(2)?];
         writer.wait_for_write(Instant::now())?;
         scene.cluster.server(0).kill()?;
         go_through(&mut scene, &places, |scene, place| {
+            if place == "step:drain" {
+                held.iter().try_for_each(let_go)?;
+            }
             // Before the first step has been taken there is only a dead server to be reached.
             if place.ends_with(":fence") { Ok(()) } else { scene.ensure_cut_off(0) }
         })?;
@@ -115,4 +118,86 @@ each_flavour! {
         ensure!(scene.wait_whole(&[])? == primary);
         Ok(())
     }
+
+    fn a_switchover_whose_agent_dies_before_the_promotion_is_taken_back(install) {
+        let places = places(&["precheck", "hold", "sessions", "fence", "disarm", "drain", "recheck"]);
+        let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
+        scene.start_to_crash_at(&places[0])?;
+        let writer = scene.write(Pace::default())?;
+        for (number, place) in places.iter().enumerate() {
+            switch_over_until_it_dies(&mut scene, place)?;
+            // From the disarming on the old primary gets no packet of anybody; before, established sessions go on.
+            if ["disarm", "drain", "recheck"].iter().any(|step| place.ends_with(step)) {
+                ensure_fenced_off(&scene, 0).with_context(|| format!("after a crash at {place}"))?;
+            }
+            match places.get(number + 1) {
+                Some(next) => scene.start_to_crash_at(next)?,
+                None => scene.start_sound()?,
+            }
+            let primary = scene.wait_whole(&[]).with_context(|| format!("after a crash at {place}"))?;
+            ensure!(primary == 0 && scene.epoch()? == 1, "{place}: {}", scene.agent.log(60));
+            writer.wait_for_write(Instant::now())?;
+        }
+        let acknowledged: Vec<String> = writer.finish()?.into_iter().filter_map(|a| a.outcome.ok()).collect();
+        scene.ensure_kept(&acknowledged, 0)?;
+        scene.cluster.wait_caught_up(2, 0)?;
+        scene.ensure_kept(&acknowledged, 2)?;
+        Ok(())
+    }
+
+    fn a_switchover_whose_agent_dies_after_the_promotion_began_goes_on(install) {
+        let places = places(&["promote", "open", "repoint"]);
+        let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
+        let writer = scene.write(Pace::default())?;
+        let mut old = 0;
+        scene.start_to_crash_at(&places[0])?;
+        for (number, place) in places.iter().enumerate() {
+            let epoch = number as u64 + 1;
+            switch_over_until_it_dies(&mut scene, place)?;
+            if place == "journal:promote" {
+                // Not written down: nothing has begun.
+                ensure_fenced_off(&scene, old)?;
+                scene.start_to_crash_at(&places[number + 1])?;
+                ensure!(scene.wait_whole(&[])? == old && scene.epoch()? == epoch);
+                continue;
+            }
+            ensure_fenced_off(&scene, old).with_context(|| format!("after a crash at {place}"))?;
+            match places.get(number + 1) {
+                Some(next) => scene.start_to_crash_at(next)?,
+                None => scene.start_sound()?,
+            }
+            let primary = scene.wait_whole(&[]).with_context(|| format!("after a crash at {place}"))?;
+            ensure!(primary != old && scene.epoch()? == epoch, "{place}: {}", scene.agent.log(60));
+            writer.wait_for_write(Instant::now())?;
+            old = primary;
+        }
+        let acknowledged: Vec<String> = writer.finish()?.into_iter().filter_map(|a| a.outcome.ok()).collect();
+        scene.ensure_kept(&acknowledged, old)?;
+        Ok(())
+    }
+
+    fn a_switchover_that_is_being_taken_back_is_taken_back_though_the_agent_dies_at_that_too(install) {
+        let undoing = places(&["undo", "reopen"]);
+        let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
+        scene.start_to_crash_at("step:recheck")?;
+        let writer = scene.write(Pace::default())?;
+        switch_over_until_it_dies(&mut scene, "step:recheck")?;
+        scene.start_to_crash_at(&undoing[0])?;
+        go_through(&mut scene, &undoing, |scene, _| ensure_fenced_off(scene, 0))?;
+        ensure!(scene.wait_whole(&[])? == 0 && scene.epoch()? == 1);
+        writer.wait_for_write(Instant::now())?;
+        let (outcome, sentence) = scene.ending()?.context("it ended")?;
+        ensure!(outcome == "undone" && sentence.contains("the agent was restarted in the middle"), "{sentence}");
+        Ok(())
+    }
+}
+
+/// Has an agent that is to die there begin a switchover. Its command only sees that the agent has gone.
+fn switch_over_until_it_dies(scene: &mut Scene, place: &str) -> Result<()> {
+    scene.wait_verdict("healthy")?;
+    scene.wait_whole(&[])?;
+    let client = scene.agent.begin(&["switchover", "orders"])?;
+    scene.wait_crash(place)?;
+    drop(client);
+    Ok(())
 }

@@ -13,6 +13,7 @@ use shunt::operate::{Executor, grants};
 use shunt_core::gtid::History;
 use shunt_core::observation;
 use shunt_core::operation::{Cause, Obstacle, Order, OrderId, Report, Standing, Task, TaskError};
+use shunt_tests::sql::Console;
 use shunt_tests::template::{FOLLOWER, PASSWORD};
 use shunt_tests::{Cluster, Flavour, Host, Install, Lan, each_flavour, eventually};
 
@@ -287,6 +288,15 @@ each_flavour! {
             cluster.stop_receiving(1)?;
             tasks.twice(Task::StopReceiving { server: db[2] }).await?;
             cluster.server(0).kill()?;
+            // While it applies it says that it has received what it has.
+            {
+                let session = Console::new(&cluster.servers()[1].socket());
+                session.query("LOCK TABLES app.t READ")?;
+                let task = Task::Drain { server: db[1], goal: goal.clone() };
+                let Ok(Report::Standing(slow)) = tasks.order(task, Duration::from_secs(1)).await else { bail!("no answer") };
+                ensure!(goal.is_subset(&slow.received) && !goal.is_subset(&slow.executed), "{slow:?}");
+                session.query("UNLOCK TABLES")?;
+            }
             for replica in [1, 2] {
                 let drained = tasks.twice(Task::Drain { server: db[replica], goal: goal.clone() }).await?;
                 ensure!(goal.is_subset(&drained.executed), "db{}: {drained:?}", replica + 1);
