@@ -81,17 +81,29 @@ impl Agent {
 
     /// Sets a variable of the agent's environment, from its next start on.
     pub fn set_env(&mut self, name: &str, value: &str) {
+        self.clear_env(name);
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Starts it and waits for READY.
-    pub fn start(&mut self) -> Result<()> {
+    /// The variable is not there any more, from its next start on.
+    pub fn clear_env(&mut self, name: &str) {
+        self.env.retain(|(known, _)| known != name);
+    }
+
+    /// Starts it, and does not wait until it is ready: it may not live that long.
+    pub fn launch(&mut self) -> Result<()> {
         self.starts += 1;
         self.notices.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let socket = self.listen_to_notices()?;
         let mut command = self.command("agent")?;
         command.env("NOTIFY_SOCKET", &socket).envs(self.env.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn("the agent", command, Some(&self.log_file()))?);
+        Ok(())
+    }
+
+    /// Starts it and waits for READY.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
         let ready = eventually("the agent to be ready", PATIENCE, || {
             if let Some(process) = &mut self.process
                 && let Some(status) = process.status()?
@@ -116,6 +128,14 @@ impl Agent {
     pub fn kill(&mut self) -> Result<()> {
         self.running()?.kill()?;
         self.process = None;
+        Ok(())
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_end(&mut self, patience: Duration) -> Result<()> {
+        let status = self.running()?.wait(patience)?;
+        self.process = None;
+        ensure!(!status.success(), "the agent ended as if nothing had happened");
         Ok(())
     }
 
@@ -150,7 +170,15 @@ impl Agent {
         command.stdin(Stdio::null()).env("NO_COLOR", "1").output().context("cannot run the command line")
     }
 
-    /// The same; its stdout, or an error that tells what it said.
+    /// Begins `shunt ARGS`, whose end nobody waits for: it ends with the guard.
+    pub fn begin(&self, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(&self.binary);
+        netns::enter_before_exec(&mut command, &self.namespace)?;
+        command.args(args).args(self.options());
+        Process::spawn(&format!("shunt {}", args.join(" ")), command, None)
+    }
+
+    /// Runs `shunt ARGS`; its stdout, or an error that tells what it said.
     pub fn shunt_ok(&self, args: &[&str]) -> Result<String> {
         let output = self.shunt(args)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -105,6 +105,18 @@ impl Cluster {
         }
     }
 
+    /// Whether a replica has everything that `source` has now, applied or not.
+    pub fn has_received(&self, number: usize, source: usize) -> Result<bool> {
+        let (mine, from) = (self.received(number)?, &self.servers[source]);
+        match self.flavour() {
+            Flavour::Mysql => {
+                let all = from.value("SELECT @@global.gtid_executed")?;
+                Ok(from.value(&format!("SELECT GTID_SUBSET('{all}', '{mine}')"))? == "1")
+            }
+            Flavour::Mariadb => Ok(mine == from.value("SELECT @@global.gtid_binlog_pos")?),
+        }
+    }
+
     /// Everything that a server has, applied or not.
     fn received(&self, number: usize) -> Result<String> {
         let server = &self.servers[number];
@@ -188,6 +200,34 @@ impl Cluster {
         Ok(yes(["Replica_IO_Running", "Slave_IO_Running"]) && yes(["Replica_SQL_Running", "Slave_SQL_Running"]))
     }
 
+    /// Whether ordinary clients can write there.
+    pub fn is_writable(&self, number: usize) -> Result<bool> {
+        let server = &self.servers[number];
+        let flag = match server.flavour() {
+            Flavour::Mysql => "SELECT @@global.super_read_only",
+            Flavour::Mariadb => "SELECT @@global.read_only",
+        };
+        // The agent ends whatever sessions it finds on a server that it makes read-only, this one too.
+        Ok(server.value(flag).or_else(|_| server.value(flag))? == "0")
+    }
+
+    /// The host that a replica is told to replicate from; "" if there is none.
+    pub fn source_of(&self, number: usize) -> Result<String> {
+        let row = self.servers[number].row(words(&self.servers[number]).status)?;
+        Ok(["Source_Host", "Master_Host"].iter().find_map(|key| row.get(*key).cloned()).unwrap_or_default())
+    }
+
+    /// Stops a replica's SQL thread: it receives on and applies nothing.
+    pub fn stop_applying(&self, number: usize) -> Result<()> {
+        let server = &self.servers[number];
+        server.sql(words(server).stop_applying).map(drop)
+    }
+
+    pub fn stop_receiving(&self, number: usize) -> Result<()> {
+        let server = &self.servers[number];
+        server.sql(words(server).stop_receiving).map(drop)
+    }
+
     fn replication_errors(&self, number: usize) -> Result<[String; 2]> {
         let row = self.servers[number].row(words(&self.servers[number]).status)?;
         Ok(["Last_IO_Error", "Last_SQL_Error"].map(|key| row.get(key).cloned().unwrap_or_default()))
@@ -232,6 +272,7 @@ pub(crate) fn hosts(lan: &Lan, count: u8) -> Result<Vec<Host>> {
 struct Words {
     status: &'static str,
     stop_receiving: &'static str,
+    stop_applying: &'static str,
     stop: &'static str,
     start: &'static str,
     reset: &'static str,
@@ -244,6 +285,7 @@ fn words(server: &Server) -> &'static Words {
         Flavour::Mysql => &Words {
             status: "SHOW REPLICA STATUS",
             stop_receiving: "STOP REPLICA IO_THREAD",
+            stop_applying: "STOP REPLICA SQL_THREAD",
             stop: "STOP REPLICA",
             start: "START REPLICA",
             reset: "RESET REPLICA ALL",
@@ -253,6 +295,7 @@ fn words(server: &Server) -> &'static Words {
         Flavour::Mariadb => &Words {
             status: "SHOW ALL SLAVES STATUS",
             stop_receiving: "STOP SLAVE IO_THREAD",
+            stop_applying: "STOP SLAVE SQL_THREAD",
             stop: "STOP SLAVE",
             start: "START SLAVE",
             reset: "RESET SLAVE ALL",

@@ -44,6 +44,7 @@ pub mod logs;
 pub mod netns;
 pub mod ports;
 pub mod process;
+pub mod promoting;
 pub mod scene;
 pub mod scratch;
 pub mod server;

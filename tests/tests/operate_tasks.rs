@@ -13,6 +13,7 @@ use shunt::operate::{Executor, grants};
 use shunt_core::gtid::History;
 use shunt_core::observation;
 use shunt_core::operation::{Cause, Obstacle, Order, OrderId, Report, Standing, Task, TaskError};
+use shunt_tests::sql::Console;
 use shunt_tests::template::{FOLLOWER, PASSWORD};
 use shunt_tests::{Cluster, Flavour, Host, Install, Lan, each_flavour, eventually};
 
@@ -262,6 +263,50 @@ each_flavour! {
             let stuck = tasks.standing(Task::Drain { server: db[1], goal: goal.clone() }).await?;
             ensure!(!goal.is_subset(&stuck.executed) && stuck.replication.apply_error.contains("1062"), "{stuck:?}");
             ensure!(started.elapsed() < PATIENCE / 2, "it waited for nothing");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn what_was_received_is_applied_though_somebody_had_stopped_the_applier_or_both_threads(install) {
+        Bench::start(install, 3, &[])?.run(async |cluster, tasks| {
+            let db = addresses(cluster);
+            insert(cluster, 0, "applied")?;
+            cluster.wait_caught_up(1, 0)?;
+            cluster.wait_caught_up(2, 0)?;
+            cluster.stop_applying(1)?;
+            cluster.stop_applying(2)?;
+            insert(cluster, 0, "received")?;
+            let goal = tasks.standing(Task::Examine { server: db[0] }).await?.executed;
+            for replica in [1, 2] {
+                let started = Instant::now();
+                while !goal.is_subset(&tasks.standing(Task::Examine { server: db[replica] }).await?.received) {
+                    ensure!(started.elapsed() < PATIENCE, "db{} does not receive", replica + 1);
+                }
+            }
+            // One by hand, the other one as a failover does it.
+            cluster.stop_receiving(1)?;
+            tasks.twice(Task::StopReceiving { server: db[2] }).await?;
+            cluster.server(0).kill()?;
+            // While it applies it says that it has received what it has.
+            {
+                let session = Console::new(&cluster.servers()[1].socket());
+                session.query("LOCK TABLES app.t READ")?;
+                let task = Task::Drain { server: db[1], goal: goal.clone() };
+                let Ok(Report::Standing(slow)) = tasks.order(task, Duration::from_secs(1)).await else { bail!("no answer") };
+                ensure!(goal.is_subset(&slow.received) && !goal.is_subset(&slow.executed), "{slow:?}");
+                session.query("UNLOCK TABLES")?;
+            }
+            for replica in [1, 2] {
+                let drained = tasks.twice(Task::Drain { server: db[replica], goal: goal.clone() }).await?;
+                ensure!(goal.is_subset(&drained.executed), "db{}: {drained:?}", replica + 1);
+                ensure!(notes(cluster, replica)? == ["applied", "received"]);
+            }
+            // That leaves replication by GTIDs as it was.
+            tasks.twice(Task::Promote { server: db[1], has: goal, semi_sync: false }).await?;
+            tasks.twice(Task::Follow { server: db[2], source: db[1], semi_sync: false }).await?;
+            insert(cluster, 1, "later")?;
+            cluster.wait_caught_up(2, 1)?;
             Ok(())
         })?;
         Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mysql_async::Row;
 use shunt_core::gtid::{History, MariaGtid};
-use shunt_core::observation::Flavour;
+use shunt_core::observation::{Flavour, IoThread};
 use shunt_core::operation::{SemiSyncRole, Standing};
 
 use super::dialect::{Dialect, Script, Source, heartbeat, quoted};
@@ -84,10 +84,7 @@ impl Mariadb {
 
 /// The connection's name, as it stands in a statement.
 fn connection(look: &Look) -> String {
-    match look.channel() {
-        Some(channel) if !channel.name.is_empty() => format!(" {}", quoted(&channel.name)),
-        _ => String::new(),
-    }
+    look.channel().map(name_of).unwrap_or_default()
 }
 
 /// `gtid_slave_pos` as it has to be for the server to go on from where it is: in every domain the later of what it received
@@ -177,16 +174,39 @@ impl Dialect for Mariadb {
             .to_owned()
     }
 
+    /// A replica whose two threads are both stopped throws its relay log away when one of them starts, so an applier that
+    /// somebody stopped has to run before the receiver ends.
     fn stop_receiving(&self, look: &Look) -> Script {
-        each(look, |name| format!("STOP SLAVE{name} IO_THREAD"))
+        let mut script = Vec::new();
+        for channel in &look.channels {
+            let name = name_of(channel);
+            if channel.io != IoThread::Stopped && !channel.applying && channel.apply_error.is_empty() {
+                script.push(format!("START SLAVE{name} SQL_THREAD"));
+            }
+            script.push(format!("STOP SLAVE{name} IO_THREAD"));
+        }
+        script
     }
 
     fn start_receiving(&self, look: &Look) -> Script {
         each(look, |name| format!("START SLAVE{name} IO_THREAD"))
     }
 
+    /// With both threads stopped, and only while it replicates by GTID, it would throw its relay log away (tried on 10.11).
+    /// By file and position it keeps it; whoever has it follow somebody afterwards switches GTIDs on again.
     fn start_applying(&self, look: &Look) -> Script {
-        each(look, |name| format!("START SLAVE{name} SQL_THREAD"))
+        let mut script = Vec::new();
+        for channel in &look.channels {
+            let (name, (file, position)) = (name_of(channel), &channel.relay_log);
+            if channel.io == IoThread::Stopped && channel.by_gtid && !channel.applying && !file.is_empty() {
+                script.push(format!(
+                    "CHANGE MASTER{name} TO MASTER_USE_GTID = no, RELAY_LOG_FILE = {}, RELAY_LOG_POS = {position}",
+                    quoted(file)
+                ));
+            }
+            script.push(format!("START SLAVE{name} SQL_THREAD"));
+        }
+        script
     }
 
     fn wait_applied(&self, goal: &History, at_most: Duration) -> String {
@@ -233,9 +253,12 @@ fn position_of(history: &History) -> MariaGtid {
 
 /// A statement a channel.
 fn each(look: &Look, statement: impl Fn(String) -> String) -> Script {
-    let name =
-        |channel: &Channel| if channel.name.is_empty() { String::new() } else { format!(" {}", quoted(&channel.name)) };
-    look.channels.iter().map(|channel| statement(name(channel))).collect()
+    look.channels.iter().map(|channel| statement(name_of(channel))).collect()
+}
+
+/// A channel's name, as it stands in a statement.
+fn name_of(channel: &Channel) -> String {
+    if channel.name.is_empty() { String::new() } else { format!(" {}", quoted(&channel.name)) }
 }
 
 fn channel(row: &Row) -> Channel {
@@ -248,6 +271,7 @@ fn channel(row: &Row) -> Channel {
         applying: row.is_on(&["Slave_SQL_Running"]),
         apply_error: numbered(row, ["Last_SQL_Errno", "Last_SQL_Error"]),
         by_gtid: !matches!(row.text(&["Using_Gtid"]).as_str(), "No" | ""),
+        relay_log: (row.text(&["Relay_Log_File"]), row.number(&["Relay_Log_Pos"]).unwrap_or(0)),
         heartbeat: row.seconds(&["Slave_heartbeat_period"]).filter(|period| !period.is_zero()),
         delay: row.number(&["SQL_Delay"]).unwrap_or(0),
         filters: filters(row),

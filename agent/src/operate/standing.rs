@@ -32,6 +32,8 @@ pub struct Channel {
     pub delay: u64,
     /// What is left out, such as `Replicate_Do_DB=app`.
     pub filters: Vec<String>,
+    /// MariaDB: the relay log and the position in it up to which it has applied; "" on MySQL.
+    pub relay_log: (String, u64),
 }
 
 impl Look {
@@ -116,6 +118,7 @@ mod tests {
             heartbeat: None,
             delay: 0,
             filters: Vec::new(),
+            relay_log: (String::new(), 0),
         }
     }
 

@@ -7,8 +7,8 @@ use super::assess::assess;
 use super::event::{Action, Entry, Pace};
 use super::verdict::{Assessment, Direction, Verdict};
 use super::{Cluster, URGENT_FOR};
-use crate::config::FailoverMode;
 use crate::Mono;
+use crate::config::FailoverMode;
 
 impl Cluster {
     /// From what is known to a verdict, from the verdict to a plan, and to the driver if the plan is new.

@@ -131,7 +131,10 @@ impl Cluster {
             }
         };
         let Some(run) = &mut self.run else { return false };
-        let received = run.op.standings.get(&choice.server).map(|standing| standing.received.clone());
+        let standing = run.op.standings.get(&choice.server);
+        let received = standing.map(|standing| standing.received.clone());
+        // A living old primary sends what it has to those who receive. Somebody may have stopped this one.
+        let idle = run.op.kind == Kind::Failover && standing.is_some_and(|standing| !standing.replication.receiving);
         // What the old primary has can still be had from itself.
         let goal = run.op.disarmed.as_ref().map_or(choice.goal.clone(), |all| choice.goal.union(all));
         let sources = run.op.disarmed.as_ref().map(|_| run.op.old).into_iter().chain(choice.sources);
@@ -139,7 +142,7 @@ impl Cluster {
         run.op.goal = Some(goal.clone());
         let has_received = received.is_some_and(|received| goal.is_subset(&received));
         match sources.clone().next() {
-            Some(source) if run.revoked && !has_received => {
+            Some(source) if (run.revoked || idle) && !has_received => {
                 let task = Task::CatchUp { server: choice.server, source, goal };
                 let within = self.config.promoting.catch_up;
                 self.enter(Step::CatchUp, vec![want(task, within)], now, actions);
@@ -235,6 +238,15 @@ impl Cluster {
             self.begin_undo(why, now, actions);
             return;
         }
+        let revoke = self.run.as_ref().is_some_and(|run| run.revoked);
+        let tasks = self.ask_the_others(revoke);
+        self.enter(Step::Disarm, tasks, now, actions);
+    }
+
+    /// What they had is no measure any more: everybody is asked anew, and the choice made again.
+    pub(super) fn look_again_at_all(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        run_mut(self, |run| (run.op.chosen, run.op.goal) = (None, None));
+        self.forget_orders(actions);
         let revoke = self.run.as_ref().is_some_and(|run| run.revoked);
         let tasks = self.ask_the_others(revoke);
         self.enter(Step::Disarm, tasks, now, actions);

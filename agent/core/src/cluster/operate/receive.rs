@@ -79,6 +79,8 @@ impl Cluster {
                 run.tries = 0;
                 let error = standing.replication.apply_error.clone();
                 let missing = goal.as_ref().map(|goal| goal.missing_from(&standing.executed)).unwrap_or_default();
+                // It had received everything. A restart may have cost it its relay log.
+                let has_lost = run.revoked && goal.as_ref().is_some_and(|goal| !goal.is_subset(&standing.received));
                 if let Some(chosen) = run.op.chosen {
                     run.op.standings.insert(chosen, *standing);
                 }
@@ -88,6 +90,10 @@ impl Cluster {
                 }
                 if !error.is_empty() {
                     self.choose_again(format!("it cannot apply what it has received: {error}"), now, actions);
+                    return true;
+                }
+                if has_lost {
+                    self.look_again_at_all(now, actions);
                     return true;
                 }
                 let limit =

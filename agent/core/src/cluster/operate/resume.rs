@@ -41,7 +41,12 @@ impl Cluster {
             }
             Step::Open => self.reenter(Step::Open, now, actions),
             Step::Promote => self.reenter(Step::Promote, now, actions),
-            Step::Reopen | Step::Undo => self.reenter(Step::Undo, now, actions),
+            Step::Reopen | Step::Undo => {
+                if let Some(run) = &mut self.run {
+                    run.because = Some("it was being taken back when the agent was restarted".to_owned());
+                }
+                self.reenter(Step::Undo, now, actions);
+            }
             _ if kind == Kind::Switchover && !began => {
                 if let Some(run) = &mut self.run {
                     run.because = Some("the agent was restarted in the middle".to_owned());
