@@ -56,7 +56,7 @@ impl Events {
             let name = match (event["kind"].as_str().unwrap_or_default(), data("state")) {
                 ("verdict", _) if ["suspect", "dead"].contains(&data("verdict")) => format!("verdict {}", data("verdict")),
                 ("operation", state) => format!("operation {state}"),
-                ("step", "done") => format!("step {} done", data("step")),
+                ("step", state) => format!("step {} {state}", data("step")),
                 ("sessions", _) => "sessions ended".to_owned(),
                 ("fenced", _) => "kernel fenced".to_owned(),
                 ("mapped", _) => "kernel mapped".to_owned(),
@@ -89,7 +89,7 @@ fn ms(since: Moment, event: &Value) -> Option<f64> {
     Some(event["at_ms"].as_i64()? as f64 - since.wall_ms)
 }
 
-/// The median of each line of many, in the order in which they usually come.
+/// The median of each line of many, and how many had it; in the order in which they first came.
 pub fn medians<'a>(all: impl Iterator<Item = &'a Vec<Line>>) -> Vec<(String, f64, usize)> {
     let mut names: Vec<(String, Vec<f64>)> = Vec::new();
     for (name, figure) in all.flatten() {

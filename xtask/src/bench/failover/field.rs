@@ -133,6 +133,15 @@ impl Field {
         Ok(returned)
     }
 
+    /// After a switchover, with nobody writing: everybody follows, nobody has rows any more.
+    pub fn settle(&mut self) -> Result<()> {
+        self.cluster.server(self.primary).sql("TRUNCATE TABLE app.t")?;
+        for number in (0..3).filter(|&n| n != self.primary) {
+            self.wait_follows(number)?;
+        }
+        self.wait_healthy()
+    }
+
     /// What the agent has last said of a server that was cast out.
     fn told_of(&self, address: &str) -> Result<Option<String>> {
         let judged = |e: &&Value| e["kind"] == "rejoined" || e["kind"] == "quarantined";
@@ -148,7 +157,15 @@ impl Field {
         };
         let has = self.cluster.servers()[self.primary].value(has)?.replace('\n', "");
         let server = self.cluster.server(number);
-        server.rebuild()?;
+        // Read-only from its first moment: the agent ends every session on a server in quarantine that takes writes.
+        let options = server.options.clone();
+        server.options.push(match server.flavour() {
+            Flavour::Mysql => "--super-read-only=ON".to_owned(),
+            Flavour::Mariadb => "--read-only=ON".to_owned(),
+        });
+        let built = server.rebuild();
+        server.options = options;
+        built?;
         let adopt = match server.flavour() {
             Flavour::Mysql => {
                 let modern = server.sql("RESET BINARY LOGS AND GTIDS").is_ok();
