@@ -1,29 +1,9 @@
 //! Where the time of an operation went, by the agent's own history. Its events have the wall clock's milliseconds.
 
-use std::time::{Instant, SystemTime};
-
 use serde_json::Value;
 
 use crate::bench::median;
-
-/// One moment on both clocks: ours, and the one that the history is written in.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    pub at: Instant,
-    wall_ms: f64,
-}
-
-impl Moment {
-    pub fn now() -> Self {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { at: Instant::now(), wall_ms: wall.as_secs_f64() * 1000.0 }
-    }
-
-    /// Milliseconds from here to another moment of our own clock.
-    pub fn ms_to(&self, at: Instant) -> f64 {
-        at.saturating_duration_since(self.at).as_secs_f64() * 1000.0
-    }
-}
+use crate::moment::Moment;
 
 /// The history since a mark.
 pub struct Events(pub Vec<Value>);
@@ -46,7 +26,7 @@ impl Events {
     /// When the verdict became that, in milliseconds since then.
     pub fn verdict(&self, since: Moment, verdict: &str) -> Option<f64> {
         let found = self.0.iter().find(|e| e["kind"] == "verdict" && e["data"]["verdict"] == verdict)?;
-        ms(since, found)
+        since.ms_to_event(found)
     }
 
     pub fn breakdown(&self, since: Moment) -> Breakdown {
@@ -54,7 +34,9 @@ impl Events {
         for event in &self.0 {
             let data = |key: &str| event["data"][key].as_str().unwrap_or_default();
             let name = match (event["kind"].as_str().unwrap_or_default(), data("state")) {
-                ("verdict", _) if ["suspect", "dead"].contains(&data("verdict")) => format!("verdict {}", data("verdict")),
+                ("verdict", _) if ["suspect", "dead"].contains(&data("verdict")) => {
+                    format!("verdict {}", data("verdict"))
+                }
                 ("operation", state) => format!("operation {state}"),
                 ("step", state) => format!("step {} {state}", data("step")),
                 ("sessions", _) => "sessions ended".to_owned(),
@@ -69,7 +51,9 @@ impl Events {
                 _ => continue,
             };
             // The first of its name: what comes after the operation's end is another story.
-            if let Some(at) = ms(since, event).filter(|_| !found.moments.iter().any(|(known, _)| *known == name)) {
+            if let Some(at) =
+                since.ms_to_event(event).filter(|_| !found.moments.iter().any(|(known, _)| *known == name))
+            {
                 found.moments.push((name, at));
             }
         }
@@ -83,10 +67,6 @@ fn keep_longest(tasks: &mut Vec<Line>, name: String, took: f64) {
         Some((_, known)) => *known = known.max(took),
         None => tasks.push((name, took)),
     }
-}
-
-fn ms(since: Moment, event: &Value) -> Option<f64> {
-    Some(event["at_ms"].as_i64()? as f64 - since.wall_ms)
 }
 
 /// The median of each line of many, and how many had it; in the order in which they first came.
@@ -109,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_longest_of_the_tasks_side_by_side_is_kept_and_a_moment_is_the_first_of_its_name() {
-        let since = Moment { at: Instant::now(), wall_ms: 1000.0 };
+        let since = Moment::at_wall_ms(1000.0);
         let task = |took: &str| {
             json!({"kind": "task", "at_ms": 1009,
                 "data": {"state": "done", "step": "disarm", "task": "stop_receiving", "took_ms": took}})

@@ -157,15 +157,7 @@ impl Field {
         };
         let has = self.cluster.servers()[self.primary].value(has)?.replace('\n', "");
         let server = self.cluster.server(number);
-        // Read-only from its first moment: the agent ends every session on a server in quarantine that takes writes.
-        let options = server.options.clone();
-        server.options.push(match server.flavour() {
-            Flavour::Mysql => "--super-read-only=ON".to_owned(),
-            Flavour::Mariadb => "--read-only=ON".to_owned(),
-        });
-        let built = server.rebuild();
-        server.options = options;
-        built?;
+        server.rebuild_read_only()?;
         let adopt = match server.flavour() {
             Flavour::Mysql => {
                 let modern = server.sql("RESET BINARY LOGS AND GTIDS").is_ok();
@@ -183,8 +175,10 @@ impl Field {
         self.mark()?;
         let address = self.address(number).to_string();
         self.agent.shunt_ok(&["rejoin", CLUSTER, &address])?;
-        eventually("the new server to be taken in", PATIENCE, || Ok(self.told_of(&address)?.filter(|k| k == "rejoined")))
-            .with_context(|| self.agent.log(40))?;
+        eventually("the new server to be taken in", PATIENCE, || {
+            Ok(self.told_of(&address)?.filter(|k| k == "rejoined"))
+        })
+        .with_context(|| self.agent.log(40))?;
         Ok(())
     }
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use shunt_tests::{Flavour, Install, Server, Writer, eventually};
 
-use super::breakdown::Moment;
 use super::field::Field;
 use super::outage::{PACE, Run, gap};
+use crate::moment::Moment;
 
 const WRITERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,9 +25,7 @@ pub fn options(install: &Install) -> &'static [&'static str] {
             "--loose-rpl-semi-sync-source-wait-point=AFTER_SYNC",
             "--loose-rpl-semi-sync-source-wait-for-replica-count=1",
         ],
-        Flavour::Mariadb => {
-            &["--rpl-semi-sync-master-timeout=3600000", "--rpl-semi-sync-master-wait-point=AFTER_SYNC"]
-        }
+        Flavour::Mariadb => &["--rpl-semi-sync-master-timeout=3600000", "--rpl-semi-sync-master-wait-point=AFTER_SYNC"],
     }
 }
 

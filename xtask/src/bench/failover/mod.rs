@@ -136,7 +136,8 @@ fn play(args: &Args, install: &Install, program: &Path, scenario: Scenario, repo
     if scenario == Scenario::Switchover {
         let mut figures = switched::Figures { title, sessions: args.sessions, runs: Vec::new() };
         for number in 1..=args.runs {
-            let run = planned::run(&mut field, planned::shape(args.sessions)).with_context(|| format!("run {number}"))?;
+            let run =
+                planned::run(&mut field, planned::shape(args.sessions)).with_context(|| format!("run {number}"))?;
             println!("  run {number:>3}: {}", switched::line(&run));
             figures.runs.push(run);
         }

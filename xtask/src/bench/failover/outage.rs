@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, anyhow};
 use shunt_tests::client::{Attempt, Pace};
 use shunt_tests::ports::connect;
 
-use super::breakdown::{Breakdown, Moment};
+use super::breakdown::Breakdown;
 use super::field::{Field, Return};
+use crate::moment::Moment;
 
 /// The client: a write every 5 ms, and after any error at once a new connection.
 pub const PACE: Pace =

@@ -14,9 +14,10 @@ use anyhow::{Context as _, Result, ensure};
 use shunt_tests::Load;
 use shunt_tests::load::{Shape, Wait, What};
 
-use super::breakdown::{Breakdown, Moment};
+use super::breakdown::Breakdown;
 use super::field::{CLUSTER, Field};
 use crate::bench::quantile;
+use crate::moment::Moment;
 
 /// How long the load runs before and after: before, it shows what the machine makes it wait for anyway.
 const SETTLE: Duration = Duration::from_secs(2);

@@ -51,7 +51,17 @@ impl Figures {
         }
         println!(
             "\n  {:<10}{:<18}{:>5}{:>9}{:>10}{:>10}{:>9}{:>9}{:>9}{:>11}{:>9}",
-            "scenario", "servers", "runs", "longest", "connect", "statement", "before", "refused", "aborted", "reset idle", "took"
+            "scenario",
+            "servers",
+            "runs",
+            "longest",
+            "connect",
+            "statement",
+            "before",
+            "refused",
+            "aborted",
+            "reset idle",
+            "took"
         );
         for f in all {
             println!(

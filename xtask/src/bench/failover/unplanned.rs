@@ -69,7 +69,16 @@ impl Figures {
         }
         println!(
             "\n  {:<10}{:<18}{:>5}{:>10}{:>9}{:>9}  {:<22}{:>9}{:>16}{:>9}",
-            "scenario", "servers", "runs", "outage", "p99", "max", "target, median; p99", "dead", "sockets closed", "rebuilt"
+            "scenario",
+            "servers",
+            "runs",
+            "outage",
+            "p99",
+            "max",
+            "target, median; p99",
+            "dead",
+            "sockets closed",
+            "rebuilt"
         );
         for f in all {
             let outages = f.outages();
@@ -90,7 +99,11 @@ impl Figures {
         }
         for f in all {
             if let Some(Checked { acknowledged, lost }) = f.checked {
-                println!("\n  {}, {}: {acknowledged} acknowledged writes checked, {lost} lost", f.scenario.word(), f.title);
+                println!(
+                    "\n  {}, {}: {acknowledged} acknowledged writes checked, {lost} lost",
+                    f.scenario.word(),
+                    f.title
+                );
             }
         }
         println!(
