@@ -38,8 +38,11 @@ pub enum What {
     /// The first statement of a transaction, or a newcomer's only one. A session that finds itself cut off here was idle:
     /// it connects again and repeats the statement, and nothing of the application is lost.
     First,
-    /// A statement of a transaction that the server has begun, its COMMIT included. An error is a transaction aborted;
-    /// after one of a COMMIT the application does not even know.
+    /// The statement after BEGIN. An error is a transaction aborted that has not done anything yet: MariaDB shows nobody
+    /// that such a one has begun.
+    Second,
+    /// A later statement of a transaction, its COMMIT included. An error is a transaction aborted that has changed
+    /// something; after one of a COMMIT the application does not even know.
     Inside,
 }
 
@@ -128,9 +131,10 @@ impl Client {
             let insert = format!("INSERT INTO app.t (note) VALUES ('session {number} {round}')");
             let update = "UPDATE app.t SET note = CONCAT(note, '.') WHERE id = LAST_INSERT_ID()".to_owned();
             let mut whole = true;
-            for statement in [insert, update, "COMMIT".to_owned()] {
+            let statements = [(What::Second, insert), (What::Inside, update), (What::Inside, "COMMIT".to_owned())];
+            for (what, statement) in statements {
                 tokio::time::sleep(self.shape.between).await;
-                whole = self.ask(&mut conn, What::Inside, Instant::now(), &statement).await;
+                whole = self.ask(&mut conn, what, Instant::now(), &statement).await;
                 if !whole {
                     break;
                 }

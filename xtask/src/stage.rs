@@ -117,7 +117,6 @@ impl Stage {
         let told = |word: &str| first_event(killed, &events, word);
         Ok(Failover {
             noticed: told("dead").unwrap_or(noticed),
-            suspected: told("suspect"),
             old,
             new,
             killed: killed.at,
@@ -146,7 +145,6 @@ pub struct Failover {
     pub killed: Instant,
     /// The kernel has taken the process apart; its connections break somewhat before.
     pub gone: Instant,
-    pub suspected: Option<Instant>,
     pub noticed: Instant,
     /// The outside tool begins with its SQL.
     pub promoting: Instant,

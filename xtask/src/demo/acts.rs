@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::eventually;
+use shunt_tests::process::ending;
 
 use super::timeline::{Cast, HISTORY, Timeline};
 use crate::moment::Moment;
@@ -71,10 +72,12 @@ pub fn is_switched_to(stage: &mut Stage, server: usize) -> Result<()> {
     let to = stage.cluster.server(server).host().v4().to_string();
     println!("\nshunt switchover {CLUSTER} --to {to} says:\n");
     let since = Moment::now();
-    let said = stage.agent.shunt_ok(&["switchover", CLUSTER, "--to", &to]).with_context(|| stage.agent.log(30))?;
-    for line in said.lines() {
+    let said = stage.agent.shunt(&["switchover", CLUSTER, "--to", &to])?;
+    // How it goes on is told to the person, not to whoever reads the outcome.
+    for line in String::from_utf8_lossy(&[said.stderr, said.stdout].concat()).lines() {
         println!("  {line}");
     }
+    ensure!(said.status.success(), "shunt switchover: {}", ending(said.status));
     println!();
     let events = wait_ended(stage, seen)?;
     ensure!(stage.primary == server, "the primary is {}", stage.name(stage.primary));
@@ -99,7 +102,11 @@ fn tell(
     others.extend(planned.then_some(old));
     others.sort_unstable();
     let others: Vec<&str> = others.into_iter().map(|number| stage.name(number)).collect();
-    let cast = Cast { old: stage.name(old), new: stage.name(new), others: &others.join(", "), planned };
+    let others = match others[..] {
+        [one] => format!("{one} replicates"),
+        _ => format!("{} replicate", others.join(" and ")),
+    };
+    let cast = Cast { old: stage.name(old), new: stage.name(new), others: &others, planned };
     timeline.tell(events, &cast);
     let address = stage.cluster.servers()[new].host().v4().to_string();
     let mapped = eventually("the kernel's word on the mapping", PATIENCE, || {

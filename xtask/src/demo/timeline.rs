@@ -14,7 +14,7 @@ pub struct Timeline {
     lines: Vec<(Instant, String, &'static str)>,
 }
 
-/// Names for the words that the history is told in. `others` are the replicas that are repointed.
+/// Names for the words that the history is told in. `others` says which replicas replicate.
 pub struct Cast<'a> {
     pub old: &'a str,
     pub new: &'a str,
@@ -60,7 +60,7 @@ fn words(event: &Value, cast: &Cast<'_>) -> Option<String> {
         ("step", "done", "hold") => "new connections are held, sessions go on".to_owned(),
         ("sessions", ..) => {
             let (idle, finished, cut) = (data("idle"), data("finished"), data("cut"));
-            format!("sessions ended: {idle} idle, {finished} after a transaction, {cut} in one")
+            format!("sessions ended: {idle} idle, {finished} when done, {cut} cut")
         }
         ("step", "done", "fence") => format!("fenced: nothing reaches {old}, new connections are held"),
         ("step", "done", "disarm") if *planned => format!("{old} is read-only"),
@@ -68,7 +68,7 @@ fn words(event: &Value, cast: &Cast<'_>) -> Option<String> {
         ("step", "done", "catch_up") => format!("{new} has received what another replica had"),
         ("step", "done", "drain") => format!("{new} has applied everything"),
         ("step", "done", "promote") => format!("promoted: {new} is writable"),
-        ("step", "done", "repoint") => format!("{others} replicates from {new}"),
+        ("step", "done", "repoint") => format!("{others} from {new}"),
         _ => return None,
     };
     Some(text)

@@ -3,8 +3,10 @@
 //! - The longest wait is that of any connection attempt (TCP and login) or statement that overlaps the switchover; that of a
 //!   session's first statement lasts from its first attempt to its answer, a new connection in between included.
 //! - Refused: connection attempts that failed, whatever the reason.
-//! - Aborted: transactions that the server had begun and that did not come to an acknowledged COMMIT. All of them are much
+//! - Aborted: transactions that had changed something and did not come to an acknowledged COMMIT. All of them are much
 //!   shorter than the grace.
+//! - Aborted when empty: BEGIN was acknowledged, and the next statement failed. MariaDB shows nobody that such a transaction
+//!   has begun, so shunt takes the session to be idle; the application has to repeat BEGIN, and has lost no work.
 //! - Reset while idle: sessions that were cut off between two transactions and found out at their next BEGIN. They connect
 //!   again and repeat it, and nothing of the application is lost.
 
@@ -32,6 +34,7 @@ pub struct Run {
     pub before_ms: f64,
     pub refused: usize,
     pub aborted: usize,
+    pub aborted_empty: usize,
     pub reset_idle: usize,
     /// What the clients did meanwhile.
     pub connections: usize,
@@ -81,10 +84,15 @@ pub fn run(field: &mut Field, shape: Shape) -> Result<Run> {
         before_ms: longest(&before, |_| true),
         refused: failed(What::Connect).count(),
         aborted: failed(What::Inside).count(),
+        aborted_empty: failed(What::Second).count(),
         reset_idle: failed(What::First).count(),
         connections: count(What::Connect),
-        statements: count(What::First) + count(What::Inside),
-        errors: failed(What::Connect).chain(failed(What::Inside)).filter_map(|w| w.outcome.clone().err()).collect(),
+        statements: count(What::First) + count(What::Second) + count(What::Inside),
+        errors: failed(What::Connect)
+            .chain(failed(What::Second))
+            .chain(failed(What::Inside))
+            .filter_map(|w| w.outcome.clone().err())
+            .collect(),
         breakdown: events.breakdown(since),
     };
     field.settle()?;

@@ -17,9 +17,16 @@ pub struct Figures {
 /// What one run came to, in a line.
 pub fn line(run: &Run) -> String {
     let mut line = format!(
-        "longest wait: a connection {:>5.0} ms, a statement {:>5.0} ms (before: {:.0} ms); {} refused, {} aborted, {} reset \
-         while idle; {:.0} ms in all",
-        run.connect_ms, run.statement_ms, run.before_ms, run.refused, run.aborted, run.reset_idle, run.took_ms
+        "longest wait: a connection {:>5.0} ms, a statement {:>5.0} ms (before: {:.0} ms); {} refused, {} aborted, \
+         {} when empty, {} reset while idle; {:.0} ms in all",
+        run.connect_ms,
+        run.statement_ms,
+        run.before_ms,
+        run.refused,
+        run.aborted,
+        run.aborted_empty,
+        run.reset_idle,
+        run.took_ms
     );
     for error in run.errors.iter().take(3) {
         line.push_str(&format!("\n           {error}"));
@@ -50,7 +57,7 @@ impl Figures {
             return;
         }
         println!(
-            "\n  {:<10}{:<18}{:>5}{:>9}{:>10}{:>10}{:>9}{:>9}{:>9}{:>11}{:>9}",
+            "\n  {:<12}{:<18}{:>5}{:>9}{:>10}{:>11}{:>9}{:>9}{:>9}{:>8}{:>12}{:>8}",
             "scenario",
             "servers",
             "runs",
@@ -60,12 +67,13 @@ impl Figures {
             "before",
             "refused",
             "aborted",
+            "empty",
             "reset idle",
             "took"
         );
         for f in all {
             println!(
-                "  {:<10}{:<18}{:>5}{:>9.0}{:>10.0}{:>10.0}{:>9.0}{:>9}{:>9}{:>11}{:>9.0}",
+                "  {:<12}{:<18}{:>5}{:>9.0}{:>10.0}{:>11.0}{:>9.0}{:>9}{:>9}{:>8}{:>12}{:>8.0}",
                 Scenario::Switchover.word(),
                 f.title,
                 f.runs.len(),
@@ -75,6 +83,7 @@ impl Figures {
                 median(&f.of(|run| run.before_ms)),
                 f.sum(|run| run.refused),
                 f.sum(|run| run.aborted),
+                f.sum(|run| run.aborted_empty),
                 f.sum(|run| run.reset_idle),
                 median(&f.of(|run| run.took_ms)),
             );
@@ -82,8 +91,8 @@ impl Figures {
         println!(
             "\n  Milliseconds. longest: of all waits in all runs (target: 150). connect, statement: the longest of a run, \
              median of the runs;\n  before: the same when nothing was switched over. refused: connection attempts that failed \
-             (target: 0); aborted: transactions\n  that the server had begun (target: 0); reset idle: sessions cut off between \
-             two transactions, which connected again."
+             (target: 0); aborted: transactions\n  that had changed something (target: 0); empty: transactions that had only \
+             begun; reset idle: sessions cut off between\n  two transactions, which connected again."
         );
     }
 
@@ -92,7 +101,7 @@ impl Figures {
         let waits = self.waits();
         format!(
             "| {} | **shunt**, {}, {} runs, {} sessions | {} | {} | {} | ≤ 150 ms | the longest wait of a connection or \
-             statement (without a switchover: {}); {} refused, {} transactions aborted |\n",
+             statement (without a switchover: {}); {} refused, {} transactions aborted, {} that had only begun |\n",
             Scenario::Switchover.title(),
             self.title,
             self.runs.len(),
@@ -103,6 +112,7 @@ impl Figures {
             report::time(median(&self.of(|run| run.before_ms))),
             self.sum(|run| run.refused),
             self.sum(|run| run.aborted),
+            self.sum(|run| run.aborted_empty),
         )
     }
 
@@ -119,6 +129,7 @@ impl Figures {
                 "longest_before_ms": run.before_ms,
                 "refused": run.refused,
                 "aborted": run.aborted,
+                "aborted_empty": run.aborted_empty,
                 "reset_while_idle": run.reset_idle,
                 "connections": run.connections,
                 "statements": run.statements,
