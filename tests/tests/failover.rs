@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use shunt_tests::client::Pace;
 use shunt_tests::{Flavour, Scene, Server, each_flavour, eventually};
 

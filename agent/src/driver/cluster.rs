@@ -416,6 +416,9 @@ impl ClusterTask {
                 actions.into()
             }
             Request::Rejoin { server, by, reply } => {
+                if let Some(busy) = self.busy() {
+                    return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
+                }
                 let done = format!("{server} is compared with the primary of {}, asked for by {by}", self.name);
                 let actions = self.handle(Event::Rejoin { server, by });
                 Served { actions, answer: Some((reply, Ok(done))), done: None }

@@ -48,6 +48,8 @@ struct Trouble {
     hard: u32,
     /// Silence.
     silent: u32,
+    /// It was refused or broken at any time of it, whatever came after.
+    broke: bool,
 }
 
 /// What our own observations say of a server.
@@ -70,7 +72,7 @@ impl Health {
             Outcome::Answered(_) if self.changed_at.is_some_and(|at| seen.at - seen.took < at) => self.trouble = None,
             Outcome::Answered(state) => {
                 let was_writable = self.answer.as_ref().is_some_and(|answer| answer.state.is_writable());
-                let broke = self.trouble.as_ref().is_some_and(|trouble| trouble.hard > 0);
+                let broke = self.trouble.as_ref().is_some_and(|trouble| trouble.broke);
                 self.restarted_read_only =
                     !state.is_writable() && (self.restarted_read_only || (was_writable && broke));
                 self.trouble = None;
@@ -145,11 +147,15 @@ impl Health {
             last: failure.clone(),
             hard: 0,
             silent: 0,
+            broke: false,
         });
         trouble.last = failure.clone();
         trouble.last_at = at;
         match failure.kind {
-            FailureKind::Refused | FailureKind::Reset => trouble.hard += 1,
+            FailureKind::Refused | FailureKind::Reset => {
+                trouble.hard += 1;
+                trouble.broke = true;
+            }
             FailureKind::Timeout | FailureKind::NoAnswer | FailureKind::Unreachable => trouble.silent += 1,
             // Whoever answers is alive, so what was counted before proves nothing.
             _ => (trouble.hard, trouble.silent, trouble.since) = (0, 0, at),

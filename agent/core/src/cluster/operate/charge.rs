@@ -51,7 +51,10 @@ impl Cluster {
         let Some(why) = self.lock_bar(Some(old)) else {
             return false;
         };
-        let untouched = self.is_switchover() && self.view(now).writable().eq([old]);
+        // The old primary takes writes, nobody else does, and it is still received from: to lead to it again changes no server.
+        let untouched = !op.promotion_began
+            && self.view(now).writable().eq([old])
+            && (self.is_switchover() || !self.view(now).receivers_of(old).is_empty());
         if untouched && matches!(step, Step::Hold | Step::Sessions | Step::Fence | Step::Undo) {
             self.forget_orders(actions);
             run_mut(self, |run| run.because = Some(why));

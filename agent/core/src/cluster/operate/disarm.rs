@@ -6,6 +6,7 @@ use super::steps::{ASIDE, DISARM, run_mut};
 use super::{AGAIN, Answer, Wanted, want};
 use crate::Mono;
 use crate::cluster::Cluster;
+use crate::cluster::acknowledged::acknowledged_by;
 use crate::cluster::event::Action;
 use crate::cluster::health::Evidence;
 use crate::config::DataLoss;
@@ -15,6 +16,14 @@ impl Cluster {
     pub(super) fn fence(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
         if !self.is_in_force(now) {
             return false;
+        }
+        if self.is_switchover() {
+            // The moment from which it can acknowledge nothing to a client any more.
+            let proof = self.run.as_ref().and_then(|run| acknowledged_by(self.view(now), run.op.old));
+            run_mut(self, |run| {
+                run.op.acknowledged_by = proof.as_ref().map(|proof| proof.wait_count);
+                run.op.acknowledgers = proof.map(|proof| proof.acknowledgers).unwrap_or_default();
+            });
         }
         let tasks = self.disarming();
         self.enter(Step::Disarm, tasks, now, actions);
@@ -120,6 +129,13 @@ impl Cluster {
             self.wait_or_undo(&why, now, actions);
             return true;
         }
+        // Whoever was cast out earlier is compared before it is trusted with anything.
+        let outcasts: Vec<_> = self.outcasts.keys().copied().collect();
+        run_mut(self, |run| {
+            for outcast in outcasts.into_iter().filter(|outcast| !run.op.suspects.contains(outcast)) {
+                run.excluded.entry(outcast).or_insert_with(|| "it was cast out and has not been compared".to_owned());
+            }
+        });
         let Some(choice) = self.candidates().map(choose) else { return false };
         let choice = match choice {
             Ok(choice) => choice,

@@ -58,6 +58,9 @@ impl Cluster {
         let op = &run.op;
         let gone = self.evidence(op.old) != Evidence::Answers;
         let mut problems: Vec<_> = self.lock_bar(gone.then_some(op.old)).into_iter().collect();
+        if let Some(stranger) = self.stranger(op.old) {
+            problems.push(format!("{} is writable already: somebody else may be at work", self.label(stranger)));
+        }
         let old = op.standings.get(&op.old);
         match old {
             Some(standing) => problems.extend(self.problems_of_old(op.kind, standing)),
@@ -176,8 +179,8 @@ impl Cluster {
         }
         run.because = Some(why);
         self.forget_orders(actions);
-        let tasks = self.undoing();
-        self.enter(Step::Undo, tasks, now, actions);
+        // What it asks of servers waits until the lock is known to be ours.
+        self.enter(Step::Undo, Vec::new(), now, actions);
     }
 
     pub(super) fn undoing(&self) -> Vec<Wanted> {

@@ -92,6 +92,11 @@ impl Cluster {
                     self.choose_again(format!("it cannot apply what it has received: {error}"), now, actions);
                     return true;
                 }
+                let old = self.run.as_ref().map(|run| run.op.old);
+                if self.is_switchover() && old.is_some_and(|old| self.evidence(old) == Evidence::Gone) {
+                    self.begin_undo("the old primary died before everything was sent".to_owned(), now, actions);
+                    return true;
+                }
                 if has_lost {
                     self.look_again_at_all(now, actions);
                     return true;

@@ -227,7 +227,7 @@ impl Cluster {
 
     /// An operator wants it compared anew, whatever was found before.
     pub(in crate::cluster) fn rejoin(&mut self, server: SocketAddr, by: &str, actions: &mut Vec<Action>) {
-        if !self.servers.contains_key(&server) || Some(server) == self.primary {
+        if !self.servers.contains_key(&server) || Some(server) == self.primary || self.run.is_some() {
             return;
         }
         actions.push(record("rejoin", format!("{} is compared with the primary: {by}", self.label(server))));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Wanted, want};
 use crate::Mono;
 use crate::cluster::Cluster;
+use crate::cluster::acknowledged::Proof;
 use crate::cluster::event::Action;
 use crate::cluster::health::Evidence;
 use crate::operation::{Hook, Kind, Outcome, Step, Task, Trigger};
@@ -76,6 +77,11 @@ impl Cluster {
         let automatic = matches!(run.op.trigger, Trigger::Verdict);
         if run.op.kind == Kind::Failover && !run.op.dry_run && (automatic || outcome == Outcome::Done) {
             self.cooldown_until = Some(now + self.config.cooldown);
+        }
+        if outcome == Outcome::Failed && !run.op.promotion_began {
+            // It was fenced all the while: what was proven then still is.
+            let acknowledgers = run.op.acknowledgers.clone();
+            self.proof = run.op.acknowledged_by.map(|wait_count| Proof { wait_count, acknowledgers });
         }
         self.spared = None;
         self.readiness.forget();

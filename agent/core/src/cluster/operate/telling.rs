@@ -147,7 +147,7 @@ pub(super) fn ending(
         }
         Outcome::Refused => format!("nothing was changed: {because}"),
         Outcome::Undone => format!("taken back, {old} goes on as before: {because}"),
-        Outcome::Failed => format!("the listeners stay fenced: {because}"),
+        Outcome::Failed => format!("it came to nothing, and nothing could be taken back: {because}"),
     };
     let mut data = vec![
         ("state", "ended".to_owned()),

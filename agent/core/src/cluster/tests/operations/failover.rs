@@ -40,7 +40,7 @@ old is writable     | precheck, db1              |                              
 old dies            | precheck, db1              |                                                | done → db2, db1 cast out
 candidate dies      | precheck, db1              |                                                | done → db3, db2 cast out
 another dies        | precheck, db1              |                                                | done → db2, db3 cast out
-stranger writable   | precheck, db1              |                                                | failed → db1, writable db5
+stranger writable   | precheck, db1              |                                                | refused → db1, writable db5
 lock lost           | precheck, db1              |                                                | refused → db1
 another promotes 2  | precheck, db1              |                                                | refused → db2
 another promotes 3  | precheck, db1              |                                                | refused → db3
@@ -51,7 +51,7 @@ pin to old          | precheck, db1              |                              
 pin listener to old | precheck, db1              |                                                | done → db1, writable db2
 pause               | precheck, db1              |                                                | done → db2
 rejoin old          | precheck, db1              |                                                | done → db2
-rejoin candidate    | precheck, db1              | make read-only: 2                              | done → db2
+rejoin candidate    | precheck, db1              |                                                | done → db2
 clear old           | precheck, db1              |                                                | done → db2
 lease lapsed        | precheck, lapsed           |                                                | done → db2
 restarted before    | undone, db1                |                                                | undone → db1
@@ -74,7 +74,7 @@ candidate dies      | fence, db1                 |                              
 another dies        | fence, db1                 |                                                | done → db2, db1 cast out, db3 cast out
 // doubtful: db1 is no outcast, so it may come back writable
 stranger writable   | failed, db1                | examine: 2345                                  | failed → db5
-lock lost           | fence stuck, db1           |                                                | stuck at fence → fence
+lock lost           | fence stuck, db1           |                                                | failed → fence, barred
 another promotes 2  | failed, db1                | examine: 2345                                  | failed → db2
 another promotes 3  | failed, db1                | examine: 2345                                  | failed → db3
 stale answer        | fence, db1                 |                                                | done → db2, db1 cast out
@@ -85,12 +85,12 @@ pin listener to old | fence, db1                 |                              
 pause               | fence, db1                 |                                                | done → db2, db1 cast out
 rejoin old          | fence, db1                 |                                                | done → db2, db1 cast out
 // doubtful: it is being made read-only while it may be about to be chosen
-rejoin candidate    | fence, db1                 | make read-only: 2                              | done → db2, db1 cast out
+rejoin candidate    | fence, db1                 |                                                | done → db2, db1 cast out
 clear old           | fence, db1                 |                                                | done → db2, db1 cast out
 lease lapsed        | fence, lapsed              |                                                | done → db2, db1 cast out
 restarted before    | fence stuck, db1           |                                                | done → db2, db1 cast out
 restarted after     | fence stuck, db1           |                                                | done → db2, db1 cast out
-restarted, no lock  | fence stuck, db1           |                                                | stuck at fence → fence
+restarted, no lock  | fence stuck, db1           |                                                | failed → fence, barred
 restarted, too late | failed, db1                | examine: 2345                                  | failed → db3
 an hour later       | fence, db1                 |                                                | done → db2, db1 cast out
 -- disarm
@@ -107,7 +107,7 @@ old dies            | disarm, fence              |                              
 candidate dies      | disarm, fence              |                                                | done → db3, db1 cast out, db2 cast out
 another dies        | disarm, fence              |                                                | done → db2, db1 cast out, db3 cast out
 stranger writable   | failed, fence              | examine: 2345                                  | failed → db5
-lock lost           | disarm stuck, fence        |                                                | stuck at disarm → fence
+lock lost           | disarm stuck, fence        |                                                | failed → fence, barred
 another promotes 2  | failed, fence              | examine: 2345                                  | failed → db2
 another promotes 3  | failed, fence              | examine: 2345                                  | failed → db3
 stale answer        | disarm, fence              |                                                | done → db2, db1 cast out
@@ -117,12 +117,12 @@ pin to old          | disarm, fence              |                              
 pin listener to old | disarm, fence              |                                                | done → db1, writable db2, db1 cast out
 pause               | disarm, fence              |                                                | done → db2, db1 cast out
 rejoin old          | disarm, fence              |                                                | done → db2, db1 cast out
-rejoin candidate    | disarm, fence              | make read-only: 2                              | done → db2, db1 cast out
+rejoin candidate    | disarm, fence              |                                                | done → db2, db1 cast out
 clear old           | disarm, fence              |                                                | done → db2, db1 cast out
 lease lapsed        | disarm, lapsed             |                                                | done → db2, db1 cast out
 restarted before    | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
-restarted, no lock  | fence stuck, fence         |                                                | stuck at fence → fence
+restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
 an hour later       | disarm, fence              |                                                | done → db2, db1 cast out
 -- catch_up
@@ -139,7 +139,7 @@ old dies            | catch_up, fence            |                              
 candidate dies      | disarm, fence              | stop receiving: 345                            | done → db3, db1 cast out, db2 cast out
 another dies        | catch_up, fence            |                                                | done → db4, db1 cast out, db3 cast out
 stranger writable   | failed, fence              | examine: 2345                                  | failed → db5
-lock lost           | catch_up stuck, fence      |                                                | stuck at catch_up → fence
+lock lost           | catch_up stuck, fence      |                                                | failed → fence, barred
 another promotes 2  | failed, fence              | examine: 2345                                  | failed → db2
 another promotes 3  | failed, fence              | examine: 2345                                  | failed → db3
 stale answer        | catch_up, fence            |                                                | done → db2, db1 cast out
@@ -154,7 +154,7 @@ clear old           | catch_up, fence            |                              
 lease lapsed        | catch_up, lapsed           |                                                | done → db2, db1 cast out
 restarted before    | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
-restarted, no lock  | fence stuck, fence         |                                                | stuck at fence → fence
+restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
 an hour later       | catch_up, fence            |                                                | done → db2, db1 cast out
 -- drain
@@ -171,7 +171,7 @@ old dies            | drain, fence               |                              
 candidate dies      | disarm, fence              | stop receiving: 345                            | done → db3, db1 cast out, db2 cast out
 another dies        | drain, fence               |                                                | done → db2, db1 cast out, db3 cast out
 stranger writable   | failed, fence              | examine: 2345                                  | failed → db5
-lock lost           | drain stuck, fence         |                                                | stuck at drain → fence
+lock lost           | drain stuck, fence         |                                                | failed → fence, barred
 another promotes 2  | failed, fence              | examine: 2345                                  | failed → db2
 another promotes 3  | failed, fence              | examine: 2345                                  | failed → db3
 stale answer        | drain, fence               |                                                | done → db2, db1 cast out
@@ -186,7 +186,7 @@ clear old           | drain, fence               |                              
 lease lapsed        | drain, lapsed              |                                                | done → db2, db1 cast out
 restarted before    | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
-restarted, no lock  | fence stuck, fence         |                                                | stuck at fence → fence
+restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
 an hour later       | drain, fence               |                                                | done → db2, db1 cast out
 -- salvage
@@ -203,7 +203,7 @@ old dies            | catch_up, fence            | catch up to db3: 2           
 candidate dies      | salvage, fence             |                                                | done → db3, db2 cast out
 another dies        | salvage, fence             |                                                | done → db4, db3 cast out
 stranger writable   | failed, fence              | examine: 2345                                  | failed → db5
-lock lost           | salvage stuck, fence       |                                                | stuck at salvage → fence
+lock lost           | failed, fence              | examine: 12345                                 | failed → fence
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3
 stale answer        | salvage, fence             |                                                | done → db2
@@ -218,7 +218,7 @@ clear old           | salvage, fence             |                              
 lease lapsed        | salvage, lapsed            |                                                | done → db2
 restarted before    | fence stuck, fence         |                                                | done → db2
 restarted after     | fence stuck, fence         |                                                | done → db2
-restarted, no lock  | fence stuck, fence         |                                                | stuck at fence → fence
+restarted, no lock  | fence stuck, fence         |                                                | failed → fence
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
 an hour later       | salvage, fence             |                                                | done → db2
 -- recheck
@@ -235,7 +235,7 @@ old dies            | promote, fence             | promote: 2                   
 candidate dies      | recheck, fence             |                                                | done → db3, db1 cast out, db2 cast out
 another dies        | recheck, fence             |                                                | done → db2, db1 cast out, db3 cast out
 stranger writable   | failed, fence              | examine: 2345                                  | failed → db5
-lock lost           | recheck stuck, fence       |                                                | stuck at recheck → fence
+lock lost           | recheck stuck, fence       |                                                | failed → fence, barred
 another promotes 2  | failed, fence              | examine: 2345                                  | failed → db2
 another promotes 3  | failed, fence              | examine: 2345                                  | failed → db3
 stale answer        | recheck, fence             |                                                | done → db2, db1 cast out
@@ -250,7 +250,7 @@ clear old           | recheck, fence             |                              
 lease lapsed        | recheck, lapsed            |                                                | done → db2, db1 cast out
 restarted before    | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
-restarted, no lock  | fence stuck, fence         |                                                | stuck at fence → fence
+restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
 an hour later       | recheck, fence             |                                                | done → db2, db1 cast out
 -- promote
@@ -362,12 +362,12 @@ epoch not written   | -
 old is read-only    | undo, fence                |                                                | undone → db1
 old is writable     | undo, fence                |                                                | undone → db1
 // doubtful: the proof of semi-sync is forgotten with the operation, so an operator is needed
-old dies            | failed, fence              | examine: 2345                                  | failed → fence, barred
+old dies            | disarm, fence              | make read-only: 1; stop receiving: 2345        | failed, done → db2, db1 cast out
 candidate dies      | undo, fence                |                                                | undone → db1
 another dies        | undo, fence                |                                                | undone → db1
 stranger writable   | undo, fence                |                                                | undone → db1
 // doubtful: db1 takes writes, and the fence stays while nobody else does anything
-lock lost           | undo stuck, fence          |                                                | stuck at undo → fence, writable db1
+lock lost           | reopen, fence              |                                                | undone → db1
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → fence
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → fence
 stale answer        | undo, fence                |                                                | undone → db1
@@ -382,7 +382,7 @@ clear old           | undo, fence                |                              
 lease lapsed        | undo, lapsed               |                                                | undone → db1
 restarted before    | undo stuck, fence          |                                                | undone → db1
 restarted after     | undo stuck, fence          |                                                | undone → db1
-restarted, no lock  | undo stuck, fence          |                                                | stuck at undo → fence, writable db1
+restarted, no lock  | undo stuck, fence          |                                                | undone → db1
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
 an hour later       | undo, fence                |                                                | undone → db1
 -- reopen
@@ -414,7 +414,7 @@ clear old           | reopen, fence              |                              
 lease lapsed        | reopen, lapsed             |                                                | undone → db1
 restarted before    | undo stuck, fence          |                                                | undone → db1
 restarted after     | undo stuck, fence          |                                                | undone → db1
-restarted, no lock  | undo stuck, fence          |                                                | stuck at undo → fence, writable db1
+restarted, no lock  | undo stuck, fence          |                                                | undone → db1
 restarted, too late | undo stuck, fence          |                                                | failed → db3
 an hour later       | reopen, fence              |                                                | undone → db1
 ";

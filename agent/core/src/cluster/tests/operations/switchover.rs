@@ -40,7 +40,7 @@ old is writable     | precheck, db1              |                              
 old dies            | precheck, db1              |                                                | refused, done → db2, db1 cast out
 candidate dies      | precheck, db1              |                                                | done → db3, db2 cast out
 another dies        | precheck, db1              |                                                | done → db2, db3 cast out
-stranger writable   | precheck, db1              |                                                | failed → db1, writable db5
+stranger writable   | precheck, db1              |                                                | refused → db1, writable db5
 lock lost           | precheck, db1              |                                                | refused → db1
 another promotes 2  | precheck, db1              |                                                | refused → db2
 another promotes 3  | precheck, db1              |                                                | refused → db3
@@ -51,7 +51,7 @@ pin to old          | precheck, db1              |                              
 pin listener to old | precheck, db1              |                                                | done → db1, writable db2
 pause               | precheck, db1              |                                                | done → db2
 rejoin old          | precheck, db1              |                                                | done → db2
-rejoin candidate    | precheck, db1              | make read-only: 2                              | done → db2
+rejoin candidate    | precheck, db1              |                                                | done → db2
 clear old           | precheck, db1              |                                                | done → db2
 lease lapsed        | precheck, lapsed           |                                                | done → db2
 restarted before    | undone, db1                |                                                | undone → db1
@@ -70,7 +70,7 @@ epoch not written   | hold, db1                  |                              
 old is read-only    | hold, db1                  |                                                | done → db2
 old is writable     | hold, db1                  |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
-old dies            | hold, db1                  |                                                | failed → fence, barred
+old dies            | hold, db1                  |                                                | failed, done → db2, db1 cast out
 candidate dies      | hold, db1                  |                                                | undone → db1
 another dies        | hold, db1                  |                                                | done → db2, db3 cast out
 stranger writable   | failed, db1                | examine: 12345                                 | failed → db1, writable db5
@@ -103,7 +103,7 @@ epoch not written   | -
 old is read-only    | sessions, fence but db1    |                                                | done → db2
 old is writable     | sessions, fence but db1    |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
-old dies            | undo, fence but db1        | make writable: 1                               | failed → fence, barred
+old dies            | undo, fence but db1        | make writable: 1                               | failed, done → db2, db1 cast out
 candidate dies      | sessions, fence but db1    |                                                | undone → db1
 another dies        | sessions, fence but db1    |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence but db1      | examine: 12345                                 | failed → db1, writable db5
@@ -136,7 +136,7 @@ epoch not written   | fence, fence but db1       |                              
 old is read-only    | fence, fence but db1       |                                                | done → db2
 old is writable     | fence, fence but db1       |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
-old dies            | fence, fence but db1       |                                                | failed → fence, barred
+old dies            | fence, fence but db1       |                                                | failed, done → db2, db1 cast out
 candidate dies      | fence, fence but db1       |                                                | undone → db1
 another dies        | fence, fence but db1       |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence but db1      | examine: 12345                                 | failed → db1, writable db5
@@ -169,11 +169,11 @@ epoch not written   | -
 old is read-only    | disarm, fence              |                                                | done → db2
 old is writable     | disarm, fence              |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
-old dies            | undo, fence                | make writable: 1                               | failed → fence, barred
+old dies            | undo, fence                | make writable: 1                               | failed, done → db2, db1 cast out
 candidate dies      | disarm, fence              |                                                | undone → db1
 another dies        | disarm, fence              |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence              | examine: 12345                                 | failed → db1, writable db5
-lock lost           | disarm stuck, fence        |                                                | stuck at disarm → fence
+lock lost           | failed, fence              | examine: 12345                                 | failed → db1
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3
 stale answer        | disarm, fence              |                                                | done → db2
@@ -202,12 +202,12 @@ epoch not written   | -
 old is read-only    | drain, fence               |                                                | done → db2
 old is writable     | drain, fence               |                                                | done → db2
 // doubtful: what it still lacks is nowhere, and it waits its whole patience for that
-old dies            | drain, fence               |                                                | still at drain → fence
+old dies            | drain, fence               |                                                | failed, done → db2, db1 cast out
 candidate dies      | undo, fence                | make writable: 1                               | undone → db1
 another dies        | drain, fence               |                                                | done → db2, db3 cast out
 // doubtful: db1 was made read-only and is looked after by nobody
 stranger writable   | failed, fence              | examine: 12345                                 | failed → db5
-lock lost           | drain stuck, fence         |                                                | stuck at drain → fence
+lock lost           | failed, fence              | examine: 12345                                 | failed → fence
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3
 stale answer        | drain, fence               |                                                | done → db2
@@ -222,7 +222,7 @@ clear old           | drain, fence               |                              
 lease lapsed        | drain, lapsed              |                                                | done → db2
 restarted before    | undo stuck, fence          |                                                | undone → db1
 restarted after     | undo stuck, fence          |                                                | undone → db1
-restarted, no lock  | undo stuck, fence          |                                                | stuck at undo → fence
+restarted, no lock  | undo stuck, fence          |                                                | failed → fence
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
 an hour later       | drain, fence               |                                                | done → db2
 -- recheck
@@ -240,7 +240,7 @@ old dies            | promote, fence             | promote: 2                   
 candidate dies      | recheck, fence             |                                                | done → db3, db2 cast out
 another dies        | recheck, fence             |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence              | examine: 12345                                 | failed → db5
-lock lost           | recheck stuck, fence       |                                                | stuck at recheck → fence
+lock lost           | failed, fence              | examine: 12345                                 | failed → fence
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3
 stale answer        | recheck, fence             |                                                | done → db2
@@ -255,7 +255,7 @@ clear old           | recheck, fence             |                              
 lease lapsed        | recheck, lapsed            |                                                | done → db2
 restarted before    | undo stuck, fence          |                                                | undone → db1
 restarted after     | undo stuck, fence          |                                                | undone → db1
-restarted, no lock  | undo stuck, fence          |                                                | stuck at undo → fence
+restarted, no lock  | undo stuck, fence          |                                                | failed → fence
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
 an hour later       | recheck, fence             |                                                | done → db2
 -- promote
@@ -365,7 +365,7 @@ kernel refuses      | -
 epoch not written   | -
 old is read-only    | undo, fence                |                                                | undone → db1
 old is writable     | undo, fence                |                                                | undone → db1
-old dies            | failed, fence              | examine: 2345                                  | failed → fence, barred
+old dies            | disarm, fence              | make read-only: 1; stop receiving: 2345        | failed, done → db2, db1 cast out
 candidate dies      | undo, fence                |                                                | undone → db1
 another dies        | undo, fence                |                                                | undone → db1
 stranger writable   | undo, fence                |                                                | undone → db1, writable db5
