@@ -149,12 +149,6 @@ impl Cluster {
         self.set_read_only(number, false)
     }
 
-    /// The SQL that makes a replica a primary, once everything is applied: for a person to type.
-    pub fn promotion(&self) -> Vec<&'static str> {
-        let words = words(&self.servers[0]);
-        [&[words.stop, words.reset], words.writable].concat()
-    }
-
     /// Sets or clears the flag that keeps everybody from writing. Not persistent: a restarted server is as its options say.
     pub fn set_read_only(&self, number: usize, on: bool) -> Result<()> {
         let server = &self.servers[number];

@@ -62,7 +62,11 @@ pub fn returns(stage: &mut Stage, old: usize) -> Result<()> {
         talk::step(&what, || rebuild(stage, old, &address))?;
     }
     let what = format!("{} has caught up", stage.name(old));
-    talk::step(&what, || stage.cluster.wait_caught_up(old, stage.primary))?;
+    talk::step(&what, || {
+        // shunt has ended every session on it, ours included: the first question may find that out.
+        eventually("it to replicate", PATIENCE, || Ok(stage.cluster.replicates(old)?.then_some(())))?;
+        stage.cluster.wait_caught_up(old, stage.primary)
+    })?;
     talk::step("shunt finds the cluster healthy", || stage.wait_healthy())
 }
 

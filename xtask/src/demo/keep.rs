@@ -31,7 +31,7 @@ pub fn keep(stage: &mut Stage, install: &Install) {
     ] {
         println!("  # {what}\n  {line}\n");
     }
-    println!("\nCtrl-C ends it all and leaves nothing.");
+    println!("Ctrl-C ends it all and leaves nothing.");
     loop {
         std::thread::park();
     }

@@ -115,7 +115,7 @@ impl Field {
     /// any more, and the agent finds everything well.
     pub fn restore(&mut self, old: usize) -> Result<Return> {
         let address = self.address(old).to_string();
-        let told = eventually("the old primary to be judged", PATIENCE, || Ok(self.told_of(&address)?));
+        let told = eventually("the old primary to be judged", PATIENCE, || self.told_of(&address));
         let kind = told.with_context(|| self.agent.log(60))?;
         let new = self.primary;
         self.cluster.server(new).sql("TRUNCATE TABLE app.t")?;
@@ -145,7 +145,7 @@ impl Field {
     /// What the agent has last said of a server that was cast out.
     fn told_of(&self, address: &str) -> Result<Option<String>> {
         let judged = |e: &&Value| e["kind"] == "rejoined" || e["kind"] == "quarantined";
-        let told = self.news()?.iter().filter(judged).filter(|e| e["data"]["server"] == address).next_back().cloned();
+        let told = self.news()?.iter().filter(judged).rfind(|e| e["data"]["server"] == address).cloned();
         Ok(told.and_then(|e| e["kind"].as_str().map(str::to_owned)))
     }
 
