@@ -59,7 +59,8 @@ impl Scene {
     /// The servers that answer and take writes.
     pub fn writable(&self) -> Vec<usize> {
         let all = 0..self.cluster.servers().len();
-        all.filter(|&n| self.cluster.servers()[n].pid().is_some() && self.cluster.is_writable(n).unwrap_or(false)).collect()
+        all.filter(|&n| self.cluster.servers()[n].pid().is_some() && self.cluster.is_writable(n).unwrap_or(false))
+            .collect()
     }
 
     /// The number (from 0) of the one server that the listener leads to.
@@ -93,7 +94,10 @@ impl Scene {
         let source = self.cluster.servers()[primary].host().v4().to_string();
         for replica in (0..self.cluster.servers().len()).filter(|n| *n != primary && !dead.contains(n)) {
             let told = self.cluster.source_of(replica)?;
-            ensure!(told == source && self.cluster.replicates(replica)?, "{replica} replicates from {told:?} or not at all");
+            ensure!(
+                told == source && self.cluster.replicates(replica)?,
+                "{replica} replicates from {told:?} or not at all"
+            );
         }
         let show = self.agent.show(NAME)?;
         ensure!(show["operation"].is_null(), "{} is under way", show["operation"]);
@@ -136,7 +140,9 @@ impl Scene {
     /// Waits until replicas have received, though perhaps not applied, everything that `source` has now.
     pub fn wait_received(&self, replicas: &[usize], source: usize) -> Result<()> {
         for &replica in replicas {
-            eventually("a replica to receive", PATIENCE, || Ok(self.cluster.has_received(replica, source)?.then_some(())))?;
+            eventually("a replica to receive", PATIENCE, || {
+                Ok(self.cluster.has_received(replica, source)?.then_some(()))
+            })?;
         }
         Ok(())
     }
