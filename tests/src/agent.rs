@@ -213,6 +213,13 @@ impl Agent {
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
+    /// A cluster's events that came after the one with that id, oldest first; of no more than the thousand newest.
+    pub fn events_after(&self, cluster: &str, id: i64) -> Result<Vec<Value>> {
+        let answer = self.json(&["events", cluster, "-n", "1000"])?;
+        let events = answer["events"].as_array().context("the history is a list")?;
+        Ok(events.iter().filter(|e| e["id"].as_i64().is_some_and(|found| found > id)).cloned().collect())
+    }
+
     /// Waits until `shunt list --json` is as wanted.
     pub fn wait_for(&self, what: &str, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut last = Value::Null;

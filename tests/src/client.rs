@@ -60,6 +60,12 @@ struct Orders {
 impl Writer {
     /// Starts writing from a host to `app.t` behind an address.
     pub fn start(from: &Host, to: SocketAddr, flavour: Flavour, pace: Pace) -> Result<Self> {
+        Self::start_as("write", from, to, flavour, pace)
+    }
+
+    /// The same; its notes begin with `name`, so that those of several writers can be told apart.
+    pub fn start_as(name: &str, from: &Host, to: SocketAddr, flavour: Flavour, pace: Pace) -> Result<Self> {
+        let name = name.to_owned();
         let namespace = File::open(from.ns().path())?;
         let attempts: Arc<Mutex<Vec<Attempt>>> = Arc::default();
         let orders = Arc::new(Orders::default());
@@ -68,7 +74,7 @@ impl Writer {
         let thread = std::thread::spawn(move || -> Result<()> {
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(write_on(opts, pace, &record, &told));
+            runtime.block_on(write_on(&name, opts, pace, &record, &told));
             // What still says goodbye to a dead server must not hold us up.
             runtime.shutdown_background();
             Ok(())
@@ -169,7 +175,7 @@ pub fn ask(from: &Host, to: SocketAddr, flavour: Flavour, query: &str, patience:
     answer.with_context(|| format!("{} asked {to}: {query}", from.name()))
 }
 
-async fn write_on(opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt>>, told: &Orders) {
+async fn write_on(name: &str, opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt>>, told: &Orders) {
     let mut tick = tokio::time::interval(pace.every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut kept = None;
@@ -180,7 +186,7 @@ async fn write_on(opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt>>, told: &O
             continue;
         }
         number += 1;
-        let note = format!("write {number}");
+        let note = format!("{name} {number}");
         let began = Instant::now();
         let outcome = write(&mut kept, &opts, pace, &note).await;
         if outcome.is_err() {

@@ -158,6 +158,19 @@ impl Server {
         self.boot()
     }
 
+    /// The same, and read-only from its first moment: an agent that has the server in quarantine ends every session on it as
+    /// long as it takes writes.
+    pub fn rebuild_read_only(&mut self) -> Result<()> {
+        let options = self.options.clone();
+        self.options.push(match self.install.flavour {
+            Flavour::Mysql => "--super-read-only=ON".to_owned(),
+            Flavour::Mariadb => "--read-only=ON".to_owned(),
+        });
+        let built = self.rebuild();
+        self.options = options;
+        built
+    }
+
     /// Whether every commit waits for the disk, as it does by default. Without, a server catches up much sooner.
     pub fn set_durable(&self, on: bool) -> Result<()> {
         let (binlog, redo) = if on { (1, 1) } else { (0, 2) };

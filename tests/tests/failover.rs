@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use shunt_tests::client::Pace;
-use shunt_tests::{Scene, each_flavour, eventually};
+use shunt_tests::{Flavour, Scene, Server, each_flavour, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -29,6 +29,26 @@ each_flavour! {
         scene.wait_verdict("healthy")?;
         ensure!(scene.reached()? == reached);
         scene.cluster.wait_caught_up(0, new)?;
+
+        // What tells a silent death of the new primary: a CHANGE that does not say it sets it back to half a minute.
+        for replica in [0, other] {
+            let period = heartbeat_period(&scene.cluster.servers()[replica])?;
+            ensure!(period > 0.0 && period <= 1.0, "a heartbeat every {period} s");
+        }
         Ok(())
     }
+}
+
+/// How often a replica has asked its source for a heartbeat, in seconds.
+fn heartbeat_period(server: &Server) -> Result<f64> {
+    let period = match server.flavour() {
+        Flavour::Mysql => {
+            server.value("SELECT HEARTBEAT_INTERVAL FROM performance_schema.replication_connection_configuration")?
+        }
+        Flavour::Mariadb => {
+            let status = server.row("SHOW ALL SLAVES STATUS")?;
+            status.get("Slave_heartbeat_period").cloned().context("a replica has a heartbeat")?
+        }
+    };
+    Ok(period.parse()?)
 }

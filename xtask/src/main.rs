@@ -9,6 +9,7 @@ mod cargo;
 mod clean;
 mod demo;
 mod interrupt;
+mod moment;
 mod root;
 mod setup;
 mod stage;

@@ -2,7 +2,7 @@
 //! client that writes through the proxy port. Also the play itself: a primary dies, an outside tool promotes.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use shunt_tests::client::Pace;
 use shunt_tests::watch::KernelWatch;
 use shunt_tests::{Agent, Cluster, Host, Install, Lan, Server, Writer, agent, eventually};
 
+use crate::moment::Moment;
 use crate::talk;
 
 /// The cluster's name in the agent's configuration.
@@ -18,7 +19,10 @@ pub const CLUSTER: &str = "demo";
 /// The proxy port.
 pub const PORT: u16 = 3306;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Further keys of the cluster's file in promote mode.
+const PROMOTING: &str = "data_loss = \"allow\"\ncooldown = \"0s\"";
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the client behaves: it gives up a connection attempt sooner than the kernel repeats a SYN (1 s).
 pub const PACE: Pace =
@@ -37,9 +41,18 @@ pub struct Stage {
     _lan: Lan,
 }
 
+/// Who promotes when the primary dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An outside tool; the agent follows.
+    Follow,
+    /// The agent, though writes may be lost (replication is asynchronous), and as often as it takes.
+    Promote,
+}
+
 impl Stage {
     /// Sets everything up, a line a step.
-    pub fn set(install: &Install, program: PathBuf) -> Result<Self> {
+    pub fn set(install: &Install, program: PathBuf, mode: Mode) -> Result<Self> {
         let (lan, client, proxy) = talk::step("hosts out of namespaces: client, proxy, db1, db2, db3", || {
             let lan = Lan::new()?;
             let (client, proxy) = (lan.host("client", 1)?, lan.host("proxy", 2)?);
@@ -53,7 +66,11 @@ impl Stage {
         let agent = talk::step("the agent on the proxy", || {
             let mut agent = Agent::prepare_program(&proxy, program)?;
             let servers: Vec<_> = cluster.servers().iter().map(Server::address).collect();
-            agent.write_cluster(CLUSTER, &agent::following(CLUSTER, &servers, listener))?;
+            let text = match mode {
+                Mode::Follow => agent::following(CLUSTER, &servers, listener),
+                Mode::Promote => agent::promoting(CLUSTER, &servers, listener, PROMOTING),
+            };
+            agent.write_cluster(CLUSTER, &text)?;
             agent.start()?;
             agent.wait_mapped(listener, servers[0])?;
             Ok(agent)
@@ -97,10 +114,9 @@ impl Stage {
             Ok(self.watch.first(promoting, |line| line.contains(&address)))
         })?;
         let events = self.agent.events()?;
-        let told = |word: &str| killed.first_event(&events, word);
+        let told = |word: &str| first_event(killed, &events, word);
         Ok(Failover {
             noticed: told("dead").unwrap_or(noticed),
-            suspected: told("suspect"),
             old,
             new,
             killed: killed.at,
@@ -129,7 +145,6 @@ pub struct Failover {
     pub killed: Instant,
     /// The kernel has taken the process apart; its connections break somewhat before.
     pub gone: Instant,
-    pub suspected: Option<Instant>,
     pub noticed: Instant,
     /// The outside tool begins with its SQL.
     pub promoting: Instant,
@@ -141,25 +156,11 @@ pub struct Failover {
     pub first_write: Instant,
 }
 
-/// One moment on both clocks: ours, and the one that the agent's history is written in.
-struct Moment {
-    at: Instant,
-    wall_ms: i128,
-}
-
-impl Moment {
-    fn now() -> Self {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { at: Instant::now(), wall_ms: wall.as_millis().cast_signed() }
-    }
-
-    /// The first event of the history since then that says `word`.
-    fn first_event(&self, events: &[Value], word: &str) -> Option<Instant> {
-        let after = events.iter().filter_map(|event| {
-            let since = i128::from(event["at_ms"].as_i64()?) - self.wall_ms;
-            let text = format!("{} {} {}", event["kind"], event["message"], event["data"]).to_lowercase();
-            (since >= 0 && text.contains(word)).then_some(since)
-        });
-        Some(self.at + Duration::from_millis(u64::try_from(after.min()?).ok()?))
-    }
+/// The first event of the history since then that says `word`.
+fn first_event(killed: Moment, events: &[Value], word: &str) -> Option<Instant> {
+    let says = |event: &&Value| {
+        let text = format!("{} {} {}", event["kind"], event["message"], event["data"]).to_lowercase();
+        text.contains(word) && killed.ms_to_event(event).is_some_and(|since| since >= 0.0)
+    };
+    events.iter().filter(says).filter_map(|event| killed.of_event(event)).min()
 }

@@ -162,8 +162,10 @@ pub enum PromoterLock {
 }
 
 impl ServerState {
+    /// `super_read_only` brings `read_only` with it. While setting it waits for a commit, it alone reads as on, and clients
+    /// still write.
     pub const fn is_writable(&self) -> bool {
-        !self.read_only && !self.super_read_only
+        !self.read_only
     }
 
     /// The group that it takes part in, or tries to.

@@ -120,9 +120,19 @@ pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// A heartbeat a second tells a dead source from an idle one; an operator's shorter one stays.
-pub fn heartbeat(look: &Look) -> Option<u32> {
+/// A heartbeat a second tells a dead source from an idle one; an operator's shorter one stays. In seconds, and to be said
+/// in every change of the source: a server that is not told goes back to half of its net timeout, which is 30 s.
+pub fn heartbeat(look: &Look) -> String {
+    let period = known(look).filter(|_| beats_often(look)).unwrap_or(Duration::from_secs(1));
+    period.as_secs_f64().to_string()
+}
+
+/// Whether the period of the channel's heartbeats may stay as it is.
+pub fn beats_often(look: &Look) -> bool {
     const ENOUGH: Duration = Duration::from_secs(2);
-    let good = look.channel().and_then(|channel| channel.heartbeat).is_some_and(|period| period <= ENOUGH);
-    (!good).then_some(1)
+    known(look).is_some_and(|period| period <= ENOUGH)
+}
+
+fn known(look: &Look) -> Option<Duration> {
+    look.channel().and_then(|channel| channel.heartbeat)
 }

@@ -87,7 +87,7 @@ fn follows(look: &Look, source: &Source<'_>) -> bool {
             && channel.io == IoThread::Connected
             && channel.applying
             && channel.by_gtid
-            && super::dialect::heartbeat(look).is_none()
+            && super::dialect::beats_often(look)
     }) && !semi.source
         && (source.semi_sync.is_none() || look.standing.semi_sync.is_none() || semi.replica)
 }

@@ -61,9 +61,7 @@ impl Mariadb {
         if source.tls {
             sql.push_str(", MASTER_SSL = 1");
         }
-        if let Some(seconds) = heartbeat(look) {
-            let _ = write!(sql, ", MASTER_HEARTBEAT_PERIOD = {seconds}");
-        }
+        let _ = write!(sql, ", MASTER_HEARTBEAT_PERIOD = {}", heartbeat(look));
         sql
     }
 

@@ -92,9 +92,7 @@ impl Mysql {
         if source.tls {
             let _ = write!(sql, ", {side}_SSL = 1");
         }
-        if let Some(seconds) = heartbeat(look) {
-            let _ = write!(sql, ", {side}_HEARTBEAT_PERIOD = {seconds}");
-        }
+        let _ = write!(sql, ", {side}_HEARTBEAT_PERIOD = {}", heartbeat(look));
         sql + &Self::channel(look)
     }
 
@@ -392,7 +390,7 @@ mod tests {
             filters: Vec::new(),
         };
         let text = follow(false, &look(vec![channel]));
-        assert!(!text.contains("HEARTBEAT"), "{text}");
+        assert!(text.contains("SOURCE_HEARTBEAT_PERIOD = 0.5"), "{text}");
         assert_eq!(text.matches("FOR CHANNEL 'from_a'").count(), 3, "{text}");
     }
 }

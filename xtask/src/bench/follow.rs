@@ -10,7 +10,7 @@ use shunt_tests::{Flavour, Install};
 use super::{Output, maximum, median, prepare, release_agent};
 use crate::FlavourArg;
 use crate::setup::Needs;
-use crate::stage::{Failover, PORT, Stage};
+use crate::stage::{Failover, Mode, PORT, Stage};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
     let flavour: Flavour = args.flavour.into();
     prepare(&Needs { lab: true, servers: vec![flavour], ..Needs::default() })?;
     let install = Install::find(flavour)?;
-    let mut stage = Stage::set(&install, release_agent()?)?;
+    let mut stage = Stage::set(&install, release_agent()?, Mode::Follow)?;
     println!();
     let mut rounds: Vec<(Failover, f64)> = Vec::new();
     for round in 1..=args.rounds {

@@ -4,6 +4,7 @@
 mod agent;
 mod datapath;
 mod driver;
+mod failover;
 mod follow;
 mod machine;
 mod moment;
@@ -35,6 +36,8 @@ pub enum Bench {
     Side(sever::side::Args),
     /// From an outside promotion of a dead primary's replica to the mapping
     Follow(follow::Args),
+    /// Failovers and switchovers by shunt itself, as clients see them, and where their time goes
+    Failover(failover::Args),
     /// CPU and memory of an agent with 10, 50 and 100 clusters of three servers
     Agent(agent::Args),
 }
@@ -62,6 +65,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Storm(args) => storm::run(args),
         Bench::Side(args) => sever::side::run(args),
         Bench::Follow(args) => follow::run(args),
+        Bench::Failover(args) => failover::run(args),
         Bench::Agent(args) => agent::run(args),
     }
 }

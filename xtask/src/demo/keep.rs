@@ -12,10 +12,6 @@ pub fn keep(stage: &mut Stage, install: &Install) {
     let shunt = stage.agent.binary().strip_prefix(cargo::root()).unwrap_or(stage.agent.binary()).display();
     let socket = stage.agent.socket();
     let client = client(install);
-    // The first one is dead; of the other two one is the primary, so the third is next.
-    let next = 3 - stage.primary;
-    let next_address = stage.cluster.servers()[next].host().v4();
-    let then = format!("then promote {}, as an outside tool would", stage.name(next));
     let kill = stage.cluster.servers()[stage.primary].pid().unwrap_or_default();
     println!("\nIt goes on. In another terminal, as root:\n");
     for (what, line) in [
@@ -27,12 +23,14 @@ pub fn keep(stage: &mut Stage, install: &Install) {
             format!("ip netns exec {inside} {client} -h {address} -P {PORT} -u app -p app"),
         ),
         ("the kernel's rules", format!("ip netns exec {proxy} nft list ruleset")),
-        ("kill the primary again", format!("kill -9 {kill}")),
-        (&then, format!("ip netns exec {inside} {client} -h {next_address} -u root")),
+        ("kill the primary; shunt promotes another", format!("kill -9 {kill}")),
+        (
+            "hand the primary over to another, as planned",
+            format!("{shunt} switchover {CLUSTER} --socket {}", socket.display()),
+        ),
     ] {
         println!("  # {what}\n  {line}\n");
     }
-    println!("     {};", stage.cluster.promotion().join("; "));
     println!("\nCtrl-C ends it all and leaves nothing.");
     loop {
         std::thread::park();

@@ -20,6 +20,8 @@ pub struct Health {
     trouble: Option<Trouble>,
     /// By channel: the last mark of something received, and when it last differed.
     received: BTreeMap<String, (String, Mono)>,
+    /// It took writes, its connection broke, and when it answered again it took none: it was restarted so.
+    restarted_read_only: bool,
     /// Answers to questions from before this are older than what was done to the server since.
     changed_at: Option<Mono>,
     /// It has been seen replicating from a server of the cluster while it was read-only. Its turning writable without a
@@ -67,6 +69,10 @@ impl Health {
         match &seen.outcome {
             Outcome::Answered(_) if self.changed_at.is_some_and(|at| seen.at - seen.took < at) => self.trouble = None,
             Outcome::Answered(state) => {
+                let was_writable = self.answer.as_ref().is_some_and(|answer| answer.state.is_writable());
+                let broke = self.trouble.as_ref().is_some_and(|trouble| trouble.hard > 0);
+                self.restarted_read_only =
+                    !state.is_writable() && (self.restarted_read_only || (was_writable && broke));
                 self.trouble = None;
                 self.note_received(&state.channels, seen.at);
                 let before = self.answer.as_ref().map(|answer| &answer.state);
@@ -89,7 +95,9 @@ impl Health {
     }
 
     /// It was just made read-only, whatever it last said.
-    pub fn note_read_only(&mut self) {
+    pub fn note_read_only(&mut self, at: Mono) {
+        self.restarted_read_only = false;
+        self.changed_at = Some(at);
         if let Some(answer) = &mut self.answer {
             answer.state.read_only = true;
         }
@@ -97,6 +105,7 @@ impl Health {
 
     /// It was just made a primary, whatever it last said.
     pub fn note_writable(&mut self, at: Mono) {
+        self.restarted_read_only = false;
         self.changed_at = Some(at);
         self.trouble = None;
         self.received.clear();
@@ -106,6 +115,10 @@ impl Health {
             (answer.state.read_only, answer.state.super_read_only) = (false, false);
             answer.state.channels.clear();
         }
+    }
+
+    pub const fn restarted_read_only(&self) -> bool {
+        self.restarted_read_only
     }
 
     pub const fn was_replica(&self) -> bool {

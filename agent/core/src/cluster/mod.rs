@@ -15,7 +15,9 @@
 
 mod acknowledged;
 mod assess;
+mod commit;
 mod council;
+mod decide;
 mod event;
 mod freshness;
 mod group;
@@ -46,11 +48,10 @@ pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
 use lapse::Lapses;
-use operate::{Readiness, Returning, Run};
-use plan::Basis;
+use operate::{Readiness, Restoring, Returning, Run};
 use readers::Fit;
 
-use crate::config::{ClusterConfig, FailoverMode};
+use crate::config::ClusterConfig;
 use crate::observation::Outcome;
 use crate::operation::{OpId, OrderId, Outcast};
 use crate::{Epoch, Mono};
@@ -100,6 +101,7 @@ pub struct Cluster {
     /// What was last told about servers that were cast out and could not be taken in.
     told: BTreeMap<SocketAddr, String>,
     readiness: Readiness,
+    restoring: Restoring,
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
@@ -168,6 +170,7 @@ impl Cluster {
             asked_to_rejoin: BTreeSet::new(),
             told: BTreeMap::new(),
             readiness: Readiness::default(),
+            restoring: Restoring::default(),
             proof: None,
             sealed: remembered.unreadable,
             config,
@@ -268,7 +271,8 @@ impl Cluster {
         let barred = self.cooldown_until.filter(|_| self.barred.is_some());
         let operation = self.operation_deadline();
         let (returning, readiness) = (self.returning_deadline(), self.readiness_deadline());
-        [pause, retry, calm, barred, operation, returning, readiness].into_iter().flatten().min()
+        let restoring = self.restoring_deadline();
+        [pause, retry, calm, barred, operation, returning, readiness, restoring].into_iter().flatten().min()
     }
 
     pub const fn config(&self) -> &ClusterConfig {
@@ -369,155 +373,6 @@ impl Cluster {
         actions.push(record("pinned", format!("{} pinned to {}", pin_words(listener), self.label(server))));
     }
 
-    /// From what is known to a verdict, from the verdict to a plan, and to the driver if the plan is new.
-    fn decide(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let found = assess(self.view(now));
-        let direction = found.direction;
-        self.note_verdict(found, now, actions);
-        self.note_proof(now);
-        self.cooldown_until = self.cooldown_until.filter(|until| now < *until);
-        self.advance(now, actions);
-        if self.run.is_none() {
-            self.steer(direction, actions);
-            self.fail_over_if_due(now, actions);
-        }
-        self.meet_outcasts(now, actions);
-        self.examine_when_due(now, actions);
-        self.fit = self.fit_now(now);
-        self.end_lapses(direction);
-        self.commit_if_changed(now, actions);
-        self.set_pace(now, actions);
-    }
-
-    /// Keeps the proof of the moment in which a dead primary was fenced off, and no other.
-    fn note_proof(&mut self, now: Mono) {
-        match self.primary {
-            Some(primary) if self.assessment.verdict == Verdict::Dead => {
-                if self.open {
-                    self.proof = acknowledged_by(self.view(now), primary);
-                }
-            }
-            _ if self.run.is_none() => self.proof = None,
-            _ => {}
-        }
-    }
-
-    fn note_verdict(&mut self, found: Assessment, now: Mono, actions: &mut Vec<Action>) {
-        if found.verdict != self.assessment.verdict {
-            let mut entry = Entry {
-                kind: "verdict",
-                message: format!("{} → {}: {}", self.assessment.verdict, found.verdict, found.reasons.join("; ")),
-                data: vec![("verdict", found.verdict.to_string()), ("before", self.assessment.verdict.to_string())],
-            };
-            if let Some(primary) = self.primary {
-                entry.data.push(("primary", primary.to_string()));
-            }
-            actions.push(Action::Record(entry));
-            self.verdict_since = now;
-            self.trouble_since =
-                if found.verdict == Verdict::Healthy { None } else { self.trouble_since.or(Some(now)) };
-        }
-        let new: Vec<_> =
-            found.alarms.iter().filter(|a| !self.assessment.alarms.iter().any(|b| b.kind == a.kind)).collect();
-        for alarm in new {
-            actions.push(Action::Record(Entry {
-                kind: "alarm",
-                message: format!("{}: {}", alarm.kind.word(), alarm.message),
-                data: vec![("alarm", alarm.kind.word().to_owned())],
-            }));
-        }
-        self.assessment = found;
-    }
-
-    /// Applies the direction, unless an operator's word stands above it.
-    fn steer(&mut self, direction: Direction, actions: &mut Vec<Action>) {
-        if let Some(&pinned) = self.pins.get(&None) {
-            self.lead(pinned, "pinned", actions);
-            return;
-        }
-        if self.sealed.is_some() || self.pause.is_some() || self.config.failover == FailoverMode::Off {
-            return;
-        }
-        match direction {
-            Direction::Keep => {}
-            Direction::Lead(server) => self.lead(server, self.assessment.verdict.word(), actions),
-            Direction::Fence => self.open = false,
-        }
-    }
-
-    fn lead(&mut self, server: SocketAddr, why: &'static str, actions: &mut Vec<Action>) {
-        self.open = true;
-        if self.primary == Some(server) {
-            return;
-        }
-        let before = self.primary.replace(server);
-        if self.outcasts.remove(&server).is_some() {
-            self.keep_outcasts(actions);
-        }
-        self.epoch = self.epoch.next();
-        let from = before.map_or_else(|| "nobody".to_owned(), |b| self.label(b));
-        let mut data =
-            vec![("epoch", self.epoch.to_string()), ("primary", server.to_string()), ("why", why.to_owned())];
-        if let Some(before) = before {
-            data.push(("before", before.to_string()));
-        }
-        actions.push(Action::Record(Entry {
-            kind: "primary",
-            message: format!(
-                "{from} → {}, epoch {}: {}",
-                self.label(server),
-                self.epoch,
-                self.assessment.reasons.join("; ")
-            ),
-            data,
-        }));
-        if let Some(health) = self.servers.get_mut(&server) {
-            health.note_primary();
-        }
-    }
-
-    fn commit_if_changed(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        if self.in_flight.is_some() {
-            return;
-        }
-        let wanted = self.wanted(now);
-        let is_held = |plan: &Plan| self.committed.as_ref().is_some_and(|held| held.asks_the_same_as(plan));
-        if is_held(&wanted) {
-            self.failed = None;
-            return;
-        }
-        let next = match &self.failed {
-            Some((stage, _, retry_at)) if now < *retry_at => {
-                // An epoch that cannot be written down must not be acted on; a fence needs no new epoch.
-                let fence = self.fence_under_old_epoch(now);
-                if *stage == Stage::Datapath || is_held(&fence) {
-                    return;
-                }
-                fence
-            }
-            _ => wanted,
-        };
-        self.in_flight = Some(next.clone());
-        actions.push(Action::Commit(next));
-    }
-
-    fn wanted(&self, now: Mono) -> Plan {
-        let view = self.view(now);
-        let leaving = self.committed.as_ref().and_then(|p| p.primary);
-        // The fence of an operation stands above every word but the operation's own.
-        let none = BTreeMap::new();
-        let pins = if self.run.is_some() && !self.open { &none } else { &self.pins };
-        let (fit, lapses) = (&self.fit, &self.lapses);
-        plan::plan(view, Basis { epoch: self.epoch, fit, pins, lapses, leaving, spared: self.spared })
-    }
-
-    fn fence_under_old_epoch(&self, now: Mono) -> Plan {
-        let (epoch, old) = self.committed.as_ref().map_or((Epoch::default(), None), |c| (c.epoch, c.primary));
-        let view = View { primary: old, open: false, ..self.view(now) };
-        let (fit, pins, lapses) = (&Fit::new(), &BTreeMap::new(), &self.lapses);
-        plan::plan(view, Basis { epoch, fit, pins, lapses, leaving: old, spared: None })
-    }
-
     fn view(&self, now: Mono) -> View<'_> {
         View {
             config: &self.config,
@@ -527,53 +382,6 @@ impl Cluster {
             outcasts: &self.outcasts,
             now,
         }
-    }
-
-    fn carried_out(&mut self, commit: Duration, now: Mono, actions: &mut Vec<Action>) {
-        let Some(plan) = self.in_flight.take() else { return };
-        for mapping in &plan.mappings {
-            let before = self.listeners.get(&mapping.listener);
-            if before.is_some_and(|b| b.route == mapping.route) {
-                continue;
-            }
-            // What the agent found in the kernel when it started is no news.
-            if !(self.committed.is_none() && commit.is_zero()) {
-                actions.push(Action::Record(plan::mapping_entry(&self.config, mapping, plan.epoch, commit)));
-            }
-            self.listeners.insert(mapping.listener, ListenerSince { route: mapping.route.clone(), since: now });
-        }
-        self.listeners.retain(|listener, _| plan.mappings.iter().any(|m| m.listener == *listener));
-        let wrote_epoch = plan.epoch >= self.epoch;
-        self.committed = Some(plan);
-        if wrote_epoch {
-            self.failed = None;
-        }
-    }
-
-    fn not_carried_out(&mut self, stage: Stage, error: String, now: Mono, actions: &mut Vec<Action>) {
-        self.in_flight = None;
-        if self.failed.as_ref().is_none_or(|(s, e, _)| *s != stage || *e != error) {
-            let what = match stage {
-                Stage::State => "the epoch could not be written down, so the new primary stays fenced",
-                Stage::Datapath => "the mapping could not be taken into the kernel",
-            };
-            actions.push(record("commit_failed", format!("{what}: {error}")));
-        }
-        self.failed = Some((stage, error, now + RETRY));
-    }
-
-    fn set_pace(&mut self, now: Mono, actions: &mut Vec<Action>) {
-        let pace = if self.urgent_until().is_some_and(|until| now < until) { Pace::Urgent } else { Pace::Normal };
-        if pace != self.pace {
-            self.pace = pace;
-            actions.push(Action::Pace(pace));
-        }
-    }
-
-    /// Until when there is a reason to ask more often than usual.
-    fn urgent_until(&self) -> Option<Mono> {
-        let verdict = self.assessment.verdict.is_urgent().then_some(self.verdict_since);
-        verdict.max(self.lapses.since()).map(|since| since + URGENT_FOR)
     }
 
     fn label(&self, server: SocketAddr) -> String {

@@ -237,6 +237,10 @@ impl Cluster {
                             .to_owned()
                     }
                     Some(_) => format!("if the primary dies, shunt {fenced} until its group has elected another, then follows"),
+                    None if self.config.failover == FailoverMode::Promote => match self.would_be_barred() {
+                        None => format!("if the primary dies, shunt {fenced}, promotes the best replica and leads to it"),
+                        Some(why) => format!("if the primary dies, shunt {fenced} and promotes nobody: {why}"),
+                    },
                     None => {
                         format!("if the primary dies, shunt {fenced} until somebody else promotes a server, then follows")
                     }

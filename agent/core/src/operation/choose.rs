@@ -147,3 +147,7 @@ fn release(version: &str) -> (u32, u32) {
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
+
+#[cfg(test)]
+#[path = "choose_tests.rs"]
+mod tests;

@@ -53,25 +53,20 @@ impl World {
         }
         let (p, listener, flow) = (client.proxy, client.listener, client.flow);
         self.lapse_if_due(p);
-        let (server, generation) = match flow {
-            Some((server, generation)) => {
-                if !self.proxies[p].kernel.lets_pass(listener, db(server), self.now) {
-                    self.flow_ends(c);
-                    return;
-                }
-                (server, generation)
+        let (server, generation) = if let Some((server, generation)) = flow {
+            if !self.proxies[p].kernel.lets_pass(listener, db(server), self.now) {
+                self.flow_ends(c);
+                return;
             }
-            None => match self.proxies[p].kernel.leads(listener) {
-                Some(to) => {
-                    self.clients[c].flow = Some((number(to), None));
-                    (number(to), None)
-                }
-                None => {
-                    // Held or refused: the client tries again either way.
-                    self.later(RESEND, Happening::ClientSends { c, attempt });
-                    return;
-                }
-            },
+            (server, generation)
+        } else {
+            let Some(to) = self.proxies[p].kernel.leads(listener) else {
+                // Held or refused: the client tries again either way.
+                self.later(RESEND, Happening::ClientSends { c, attempt });
+                return;
+            };
+            self.clients[c].flow = Some((number(to), None));
+            (number(to), None)
         };
         self.packet_passes(p, listener, server);
         if self.net.passes(Node::Proxy(p), Node::Server(server)) {

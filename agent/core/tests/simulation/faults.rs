@@ -66,6 +66,18 @@ pub fn draw(scenario: &Scenario) -> Vec<(Mono, Fault)> {
             *at = first + rng.millis(0, 6_000);
         }
     }
+    // An agent that dies in the midst of what a death, or an operator, made it begin.
+    if rng.percent(30) {
+        let at = rng.millis(3_000, 20_000);
+        let p = rng.below(scenario.proxies);
+        let begins = if rng.percent(65) {
+            Fault::Dies { who: Who::Primary, time: rng.millis(300, 8_000), power: rng.percent(70) }
+        } else {
+            Fault::Operates { p, kind: Kind::Switchover, to: None, allow_loss: false, dry_run: false }
+        };
+        faults.push((Mono(at), begins));
+        faults.push((Mono(at), Fault::AgentDies { p, boundaries: rng.up_to(40) as u32 }));
+    }
     faults.sort_by_key(|(at, _)| *at);
     faults
 }
@@ -92,7 +104,7 @@ fn draw_one(scenario: &Scenario, r: &mut Rng) -> Fault {
         38..=42 => Fault::Isolated { who, time },
         43..=53 => Fault::AgentDies { p, boundaries: r.up_to(14) as u32 },
         54..=57 => Fault::Freezes { p, time: r.millis(100, 8_000) },
-        58..=59 => Fault::ClockJumps { p, by: r.up_to(1_200_000) as i64 - 600_000 },
+        58..=59 => Fault::ClockJumps { p, by: r.up_to(1_200_000).cast_signed() - 600_000 },
         60..=62 => Fault::DiskFull { p, time },
         63..=65 => Fault::KernelRefuses { p, time: r.millis(200, 5_000) },
         66..=67 => Fault::HooksFail { p, time },
@@ -240,7 +252,10 @@ impl World {
                 let server = db(self.who(who));
                 self.tell_agent(p, Event::Clear { server, by: "operator".to_owned() });
             }
-            Fault::StaleNews { p, draw } => self.stale_news(p, draw),
+            Fault::StaleNews { p, draw } => {
+                self.stale_news(p, draw);
+                self.proxies[p].stale_next = 10;
+            }
         }
     }
 

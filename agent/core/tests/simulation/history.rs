@@ -36,7 +36,7 @@ impl Story {
     }
 
     pub fn text(&self) -> String {
-        self.lines.iter().map(|line| format!("  {line}\n")).collect()
+        self.lines.iter().flat_map(|line| ["  ", line, "\n"]).collect()
     }
 }
 

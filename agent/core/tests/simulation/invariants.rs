@@ -75,7 +75,7 @@ impl World {
         }
     }
 
-    /// 1. A write that came through a listener was accepted. Per proxy: two proxies that are not coordinated do not promise
+    /// Invariant 1: A write that came through a listener was accepted. Per proxy: two proxies that are not coordinated do not promise
     /// more than that each leads to one.
     pub fn one_writer(&mut self, p: usize, s: usize) {
         let epoch = self.proxies[p].kernel.epoch;
@@ -86,7 +86,7 @@ impl World {
         }
     }
 
-    /// 2. As a server is made writable by an agent: that agent's kernel leads nobody to another one. Other proxies follow
+    /// Invariant 2: As a server is made writable by an agent: that agent's kernel leads nobody to another one. Other proxies follow
     /// when they see it; until there is a fleet they are not waited for.
     pub fn fence_first(&mut self, p: usize, s: usize) {
         let now = self.now;
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// 3. As a listener is opened to a server that this agent promoted. Not held to: what an operator allowed to be lost;
+    /// Invariant 3: As a listener is opened to a server that this agent promoted. Not held to: what an operator allowed to be lost;
     /// what only a replica had received that threw its relay log away as it restarted; what clients of another proxy wrote
     /// after this one's promotion.
     pub fn nothing_acknowledged_is_lost(&mut self, p: usize, s: usize, operation: Option<&Operation>) {
@@ -122,7 +122,7 @@ impl World {
         self.violated(Invariant::NothingAcknowledgedIsLost, detail);
     }
 
-    /// 4. A client's packet passes the proxy: to the primary of the kernel's epoch, or to one that it spares. Connections that are
+    /// Invariant 4: A client's packet passes the proxy: to the primary of the kernel's epoch, or to one that it spares. Connections that are
     /// configured to be drained or kept may go on to one that takes no writes, or that is the primary of the epoch still.
     pub fn no_packet_to_the_old(&mut self, p: usize, listener: std::net::SocketAddr, s: usize) {
         let kernel = &self.proxies[p].kernel;
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// 5, first half. As replication is reset: everything that was received when receiving was stopped for the promotion is
+    /// Invariant 5, first half: As replication is reset: everything that was received when receiving was stopped for the promotion is
     /// applied, and everything that the operation found anywhere.
     pub fn drained_before_reset(&mut self, p: usize, s: usize) {
         let stopped = self.oracle.stopped_with[s].clone().unwrap_or_default();
@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    /// 5, second half. As read-only goes off.
+    /// Invariant 5, second half: As read-only goes off.
     pub fn read_only_goes_off_last(&mut self, p: usize, s: usize) {
         let server = &self.servers[s];
         if server.io != Io::Stopped || server.source.is_some() {
@@ -168,7 +168,7 @@ impl World {
         }
     }
 
-    /// 6. As a server is made a replica. What somebody wrote there while it was being done is not held against it.
+    /// Invariant 6: As a server is made a replica. What somebody wrote there while it was being done is not held against it.
     pub fn only_subsets_rejoin(&mut self, s: usize, source: usize) {
         let mut has = self.servers[source].executed.clone();
         for &txn in &self.servers[source].log {
@@ -179,13 +179,15 @@ impl World {
         let errant: Vec<Txn> = self.servers[s].executed.minus(&has).iter().filter(|t| !recent(t)).collect();
         if !errant.is_empty() {
             let mut set = Gtids::default();
-            errant.into_iter().for_each(|txn| set.insert(txn));
+            for txn in errant {
+                set.insert(txn);
+            }
             let detail = format!("db{} follows db{} and has {} of its own", s + 1, source + 1, set.short());
             self.violated(Invariant::OnlySubsetsRejoin, detail);
         }
     }
 
-    /// 7. As a listener is led to a server, or one is made writable again: not the old primary of an operation whose promotion
+    /// Invariant 7: As a listener is led to a server, or one is made writable again: not the old primary of an operation whose promotion
     /// began, unless it was promoted since or an operator pinned it.
     pub fn nothing_leads_back(&mut self, p: usize, s: usize) {
         let pinned = !self.proxies[p].store.pins.is_empty();
@@ -199,7 +201,7 @@ impl World {
         }
     }
 
-    /// 8. News that is out of date: the machine may say something about it, and must do nothing.
+    /// Invariant 8: News that is out of date: the machine may say something about it, and must do nothing.
     pub fn nothing_stale_acts(&mut self, p: usize, event: &Event, actions: &[Action]) {
         let acts = |a: &&Action| !matches!(a, Action::Record(_) | Action::Pace(_) | Action::Notify(_));
         if let Some(action) = actions.iter().find(acts) {
@@ -208,7 +210,7 @@ impl World {
         }
     }
 
-    /// 8. Epochs never go back, and are written down before they are in force.
+    /// Invariant 8: Epochs never go back, and are written down before they are in force.
     pub fn epochs_only_grow(&mut self, p: usize, plan: &Plan) {
         let proxy = &self.proxies[p];
         if plan.epoch < proxy.kernel.epoch || plan.epoch > proxy.store.epoch {
@@ -218,7 +220,7 @@ impl World {
         }
     }
 
-    /// 9. As an automatic failover begins: the promoter's lock is this agent's on a majority of the servers, by what they last
+    /// Invariant 9: As an automatic failover begins: the promoter's lock is this agent's on a majority of the servers, by what they last
     /// answered; of two servers, on the one that is left.
     pub fn nobody_promotes_alone(&mut self, p: usize, operation: &Operation) {
         self.holds_the_lock(p, Some(number(operation.old)), "begins");
@@ -237,7 +239,7 @@ impl World {
         }
     }
 
-    /// 9. As an agent orders what changes who is the primary: the same. Who was promoted may gather its replicas without.
+    /// Invariant 9: As an agent orders what changes who is the primary: the same. Who was promoted may gather its replicas without.
     pub fn nobody_changes_servers_alone(&mut self, p: usize, task: &Task) {
         let undoes = self.proxies[p].store.operation.as_ref().is_some_and(|o| o.step == Step::Undo);
         let changes = match task {
@@ -251,7 +253,7 @@ impl World {
         }
     }
 
-    /// 10. As an automatic failover begins: the last promotion by a failover of this agent was a cooldown ago. Not held to
+    /// Invariant 10: As an automatic failover begins: the last promotion by a failover of this agent was a cooldown ago. Not held to
     /// after its wall clock jumped, which is all that a restarted agent has.
     pub fn cooldown_between(&mut self, p: usize, operation: &Operation) {
         let Some((id, at)) = self.oracle.failed_over[p] else { return };
@@ -277,9 +279,6 @@ impl World {
             if operation.kind == Kind::Failover {
                 self.cooldown_between(p, operation);
             }
-        }
-        if matches!(operation.step, Step::Promote | Step::Open | Step::Repoint) {
-            self.oracle.promotion_began(p, operation, self.now);
         }
     }
 

@@ -9,6 +9,7 @@
 //! ```
 
 mod client;
+mod driver;
 mod faults;
 mod gtids;
 mod history;
@@ -28,5 +29,6 @@ mod rng;
 mod scenario;
 mod seeds;
 mod server;
+mod statements;
 mod tasks;
 mod world;

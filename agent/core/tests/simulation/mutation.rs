@@ -73,6 +73,10 @@ impl Mutation {
         self.breakage == Breakage::DropsTheJournal
     }
 
+    pub fn hides_errant_transactions(&self) -> bool {
+        self.breakage == Breakage::HidesErrantTransactions
+    }
+
     /// What the machine is told.
     pub fn hears(&mut self, mut event: Event) -> Option<Event> {
         match (&mut event, self.breakage) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shunt_core::cluster::{AlarmKind, Event, Plan};
 use shunt_core::observation::{Observation, Outcome, PromoterLock};
-use shunt_core::operation::{Ending, Kind, OpId, Operation, Order, Outcast, Task};
+use shunt_core::operation::{Ending, Kind, OpId, Operation, Order, Outcast, Step, Task};
 use shunt_core::{Epoch, Mono};
 
 use super::gtids::{Gtids, Txn};
@@ -81,6 +81,12 @@ impl Oracle {
 }
 
 impl World {
+    pub fn step_written(&mut self, p: usize, operation: &Operation) {
+        if matches!(operation.step, Step::Promote | Step::Open | Step::Repoint) {
+            self.oracle.promotion_began(p, operation, self.now);
+        }
+    }
+
     /// The machine hears of a server.
     pub fn observed(&mut self, p: usize, seen: &Observation) {
         let lock = match &seen.outcome {
@@ -212,10 +218,10 @@ impl World {
         let past: Vec<_> = agent.past_orders.iter().filter(|id| !agent.orders.contains_key(id)).copied().collect();
         let order = if past.is_empty() { shunt_core::operation::OrderId(u64::MAX) } else { rng.pick(&past) };
         let serial = self.proxies[p].store.operation.as_ref().map_or(7, |o| o.serial.saturating_sub(1 + rng.up_to(1)));
-        let event = match rng.up_to(3) {
-            0 => Event::TaskDone { order, result: Ok(shunt_core::operation::Report::Standing(standing)) },
-            1 => Event::TaskDone { order, result: Ok(shunt_core::operation::Report::Done) },
-            2 => Event::Begun { serial },
+        let event = match rng.up_to(5) {
+            0..=2 => Event::TaskDone { order, result: Ok(shunt_core::operation::Report::Standing(standing)) },
+            3 => Event::TaskDone { order, result: Ok(shunt_core::operation::Report::Done) },
+            4 => Event::Begun { serial },
             _ => Event::NotBegun { serial, error: "stale".to_owned() },
         };
         tell!(self, "stale news for agent{}: {event:?}", p + 1);

@@ -17,8 +17,8 @@ const URGENT: Duration = Duration::from_millis(100);
 /// How often a stopped process's mail is looked at again.
 const RETRY: Duration = Duration::from_millis(20);
 
-fn failed(kind: FailureKind) -> Box<Outcome> {
-    Box::new(Outcome::Failed(Failure { kind, detail: kind.words().to_owned() }))
+fn failed(kind: FailureKind) -> Outcome {
+    Outcome::Failed(Failure { kind, detail: kind.words().to_owned() })
 }
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
     fn probe_in_silence(&mut self, p: usize, life: u64, s: usize, asked: Mono, round: u64) {
         let kind = if self.proxies[p].connections[s].is_some() { FailureKind::NoAnswer } else { FailureKind::Timeout };
         let left = self.proxies[p].config.probe.timeout.saturating_sub(self.now.since(asked));
-        self.later(left, Happening::ProbeEnds { p, life, s, asked, round, outcome: failed(kind) });
+        self.later(left, Happening::ProbeEnds { p, life, s, asked, round, outcome: Box::new(failed(kind)) });
     }
 
     pub fn probe_arrives(&mut self, p: usize, life: u64, s: usize, asked: Mono, round: u64) {
@@ -65,10 +65,10 @@ impl World {
             }
             Life::Running => {
                 let lock = self.ask_for_lock(p, s);
-                Box::new(Outcome::Answered(Box::new(self.servers[s].state(lock))))
+                Outcome::Answered(Box::new(self.servers[s].state(lock)))
             }
         };
-        self.later(back, Happening::ProbeEnds { p, life, s, asked, round, outcome });
+        self.later(back, Happening::ProbeEnds { p, life, s, asked, round, outcome: Box::new(outcome) });
     }
 
     /// The named lock of this server: taken if it is free, by the connection that asks.

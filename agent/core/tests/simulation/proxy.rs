@@ -1,23 +1,19 @@
-//! A proxy: the kernel, the agent with the real state machine in it, what the agent writes down, and the part of its driver.
-//! The agent may die at every boundary between two actions; what is in the kernel and in the store stays.
+//! A proxy: the kernel, the agent with the real state machine in it, and what the agent writes down. The agent may die at every
+//! boundary between two actions; what is in the kernel and in the store stays.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use shunt_core::cluster::{Action, Cluster, Event, Pace, Pause, Plan, Remembered, Stage};
+use shunt_core::cluster::{Cluster, Event, Pace, Pause, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::operation::{Ending, Kind, OpId, Operation, OrderId, Outcast, Outcome as Ended};
+use shunt_core::operation::{Ending, OpId, Operation, OrderId, Outcast};
 use shunt_core::{Epoch, Mono};
 
 use super::history::tell;
 use super::kernel::Kernel;
-use super::mutation::Mutation;
 use super::server::number;
 use super::world::{Happening, World};
-
-/// Whoever has more to do than this at one moment goes round in circles.
-const MOST_ACTIONS: u32 = 1_000;
 
 /// What the agent writes down.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +42,8 @@ pub struct Agent {
     pub orders: BTreeMap<OrderId, u64>,
     pub past_orders: Vec<OrderId>,
     /// What could not be written down yet.
-    owed_end: Option<(Box<Operation>, Ending)>,
-    owed_outcasts: Option<Vec<Outcast>>,
+    pub owed_end: Option<(Box<Operation>, Ending)>,
+    pub owed_outcasts: Option<Vec<Outcast>>,
 }
 
 pub struct Proxy {
@@ -66,6 +62,8 @@ pub struct Proxy {
     pub busy: bool,
     /// Boundaries between actions until it dies.
     pub dies_in: Option<u32>,
+    /// Stale news for it, each time that it waits for something: so often.
+    pub stale_next: u32,
     pub disk_full: bool,
     pub kernel_refuses: bool,
     pub hooks_fail: bool,
@@ -86,6 +84,7 @@ impl Proxy {
             frozen: false,
             busy: false,
             dies_in: None,
+            stale_next: 0,
             disk_full: false,
             kernel_refuses: false,
             hooks_fail: false,
@@ -125,6 +124,7 @@ impl World {
             return;
         }
         self.lapse_if_due(p);
+        self.oracle.locks[p].fill(None);
         let wall = self.wall(p);
         let proxy = &mut self.proxies[p];
         proxy.life += 1;
@@ -242,200 +242,7 @@ impl World {
         }
     }
 
-    fn handle(&mut self, p: usize, event: Event) -> Vec<Action> {
-        if let Event::Observed(seen) = &event {
-            self.observed(p, seen);
-        }
-        let mut event = Some(event);
-        if let Some(mutation) = &mut self.mutation {
-            event = event.and_then(|event| mutation.hears(event));
-        }
-        let (Some(event), Some(agent)) = (event, &mut self.proxies[p].agent) else { return Vec::new() };
-        let at = agent.time(self.now);
-        if self.story.is_aloud() && !matches!(event, Event::Observed(_) | Event::Deadline | Event::Committed { .. }) {
-            let line = format!("agent{} hears {}", p + 1, short(&event));
-            self.story.tell(self.now, &line);
-        }
-        let mut actions = agent.machine.handle(event, at);
-        if let Some(mutation) = &mut self.mutation {
-            actions = mutation.decides(actions);
-        }
-        actions
-    }
-
-    /// Carries actions out in order, and those that follow from their results, as the driver does.
-    fn carry_out(&mut self, p: usize, actions: Vec<Action>) {
-        let life = self.proxies[p].life;
-        let mut actions = VecDeque::from(actions);
-        let mut count = 0;
-        while let Some(action) = actions.pop_front() {
-            count += 1;
-            if count == MOST_ACTIONS {
-                self.machine_spins(p, self.now);
-                return;
-            }
-            let follows = match action {
-                Action::Record(entry) => {
-                    tell!(self, "agent{}: {}: {}", p + 1, entry.kind, entry.message);
-                    None
-                }
-                Action::Notify(notice) => {
-                    tell!(self, "agent{} tells: {} ({})", p + 1, notice.event, notice.reason);
-                    None
-                }
-                Action::Pace(pace) => {
-                    if let Some(agent) = &mut self.proxies[p].agent {
-                        agent.pace = pace;
-                    }
-                    None
-                }
-                action => {
-                    if !self.lives_on(p, life) {
-                        return;
-                    }
-                    let follows = self.carry_one_out(p, life, action);
-                    if !self.lives_on(p, life) {
-                        return;
-                    }
-                    follows
-                }
-            };
-            if let Some(event) = follows {
-                actions.extend(self.handle(p, event));
-            }
-            if self.violation.is_some() {
-                return;
-            }
-        }
-        self.set_deadline(p);
-    }
-
-    fn carry_one_out(&mut self, p: usize, life: u64, action: Action) -> Option<Event> {
-        match action {
-            Action::Commit(plan) => self.commit_plan(p, life, plan),
-            Action::Begin { operation, orders } => {
-                let serial = operation.serial;
-                tell!(self, "agent{} begins {} ({}), serial {serial}", p + 1, operation.step, operation.kind.word());
-                if !self.pays_debts(p) {
-                    return Some(Event::NotBegun { serial, error: "no space left on device".to_owned() });
-                }
-                self.operation_begins(p, &operation);
-                let drops = self.mutation.as_ref().is_some_and(Mutation::drops_the_journal);
-                let store = &mut self.proxies[p].store;
-                store.last_operation = store.last_operation.max(operation.id);
-                store.operation = (!drops).then_some(*operation);
-                if !self.lives_on(p, life) {
-                    return None;
-                }
-                self.start_all(p, life, orders).then_some(Event::Begun { serial })
-            }
-            Action::Start(orders) => {
-                self.start_all(p, life, orders);
-                None
-            }
-            Action::Forget(orders) => {
-                self.forget(p, &orders);
-                None
-            }
-            Action::End { operation, ending } => {
-                tell!(
-                    self,
-                    "agent{} ends {} {}: {}",
-                    p + 1,
-                    operation.kind.word(),
-                    ending.outcome.word(),
-                    ending.message
-                );
-                self.operation_ends(&operation, &ending);
-                if let Some(agent) = &mut self.proxies[p].agent {
-                    agent.owed_end = Some((operation, ending));
-                }
-                self.pays_debts(p);
-                None
-            }
-            Action::KeepOutcasts(outcasts) => {
-                if let Some(agent) = &mut self.proxies[p].agent {
-                    agent.owed_outcasts = Some(outcasts);
-                }
-                self.pays_debts(p);
-                None
-            }
-            Action::Pace(_) | Action::Record(_) | Action::Notify(_) => None,
-        }
-    }
-
-    /// Writes down what could not be before. Whether the disk takes it.
-    fn pays_debts(&mut self, p: usize) -> bool {
-        if self.proxies[p].disk_full {
-            return false;
-        }
-        let Some(agent) = &mut self.proxies[p].agent else { return false };
-        let (outcasts, end) = (agent.owed_outcasts.take(), agent.owed_end.take());
-        if let Some(outcasts) = outcasts {
-            self.outcasts_kept(p, &outcasts);
-            if !self.mutation.as_ref().is_some_and(Mutation::drops_the_journal) {
-                self.proxies[p].store.outcasts = outcasts;
-            }
-        }
-        if let Some((operation, ending)) = end {
-            let until = self.wall(p) + self.scenario.cooldown.as_millis() as i64;
-            let store = &mut self.proxies[p].store;
-            store.operation = None;
-            if operation.kind == Kind::Failover && !operation.dry_run && ending.outcome != Ended::Refused {
-                store.cooldown_until = Some(until);
-            }
-        }
-        true
-    }
-
-    fn start_all(&mut self, p: usize, life: u64, orders: Vec<shunt_core::operation::Order>) -> bool {
-        for order in orders {
-            self.start_task(p, order);
-            if !self.lives_on(p, life) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// The epoch first, the kernel second.
-    fn commit_plan(&mut self, p: usize, life: u64, plan: Plan) -> Option<Event> {
-        self.lapse_if_due(p);
-        let proxy = &mut self.proxies[p];
-        if plan.epoch > proxy.store.epoch {
-            if proxy.disk_full {
-                return Some(Event::CommitFailed { stage: Stage::State, error: "no space left on device".to_owned() });
-            }
-            proxy.store.epoch = plan.epoch;
-            proxy.store.primary = plan.primary;
-            if !self.lives_on(p, life) {
-                return None;
-            }
-        }
-        let proxy = &mut self.proxies[p];
-        if !proxy.kernel.lapsed.is_empty() {
-            let listeners = std::mem::take(&mut proxy.kernel.lapsed).into_iter().collect();
-            for mapping in proxy.kernel.mappings.values_mut() {
-                mapping.route = shunt_core::mapping::Route::Refuse;
-                mapping.spared = None;
-            }
-            return Some(Event::LeaseLapsed { listeners });
-        }
-        if proxy.kernel_refuses {
-            return Some(Event::CommitFailed { stage: Stage::Datapath, error: "device or resource busy".to_owned() });
-        }
-        let done = Event::Committed { commit: Duration::from_micros(60) };
-        if self.mutation.as_mut().is_some_and(|m| m.swallows_commit(&plan)) {
-            return Some(done);
-        }
-        self.plan_committed(p, &plan);
-        tell!(self, "kernel{}: epoch {}, {}", p + 1, plan.epoch, routes(&plan));
-        self.proxies[p].kernel.apply(&plan, self.now);
-        self.sever_dead_flows(p);
-        Some(done)
-    }
-
-    fn set_deadline(&mut self, p: usize) {
+    pub fn set_deadline(&mut self, p: usize) {
         let (now, life) = (self.now, self.proxies[p].life);
         let Some(agent) = &mut self.proxies[p].agent else { return };
         let next = agent.machine.next_deadline();
@@ -497,25 +304,4 @@ impl World {
             self.sever_dead_flows(p);
         }
     }
-}
-
-/// An event on one line.
-fn short(event: &Event) -> String {
-    match event {
-        Event::TaskDone { order, result: Ok(_) } => format!("that order {} is done", order.0),
-        Event::TaskDone { order, result: Err(error) } => {
-            format!("that order {} failed: {:?}, {}", order.0, error.cause, error.message)
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn routes(plan: &Plan) -> String {
-    let words = |m: &shunt_core::mapping::Mapping| {
-        let to: Vec<_> = m.route.backends().into_iter().map(|b| format!("db{}", number(b) + 1)).collect();
-        let spared = m.spared.map(|s| format!(" sparing db{}", number(s) + 1)).unwrap_or_default();
-        let to = if to.is_empty() { "nobody".to_owned() } else { to.join(", ") };
-        format!("{} → {to}{spared}", m.listener)
-    };
-    plan.mappings.iter().map(words).collect::<Vec<_>>().join("; ")
 }

@@ -161,7 +161,7 @@ impl World {
     /// Nobody acknowledged in time: the source goes on without.
     pub fn semi_sync_timeout(&mut self, source: usize, generation: u64, index: usize) {
         let server = &mut self.servers[source];
-        if server.generation != generation || !server.waiting.front().is_some_and(|w| w.index <= index) {
+        if server.generation != generation || server.waiting.front().is_none_or(|w| w.index > index) {
             return;
         }
         let Some(semi) = &mut server.semi else { return };

@@ -40,7 +40,7 @@ impl Rng {
     }
 
     pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        least + Duration::from_micros(self.up_to((most - least).as_micros() as u64))
+        least + Duration::from_micros(self.up_to(most.saturating_sub(least).as_micros() as u64))
     }
 
     pub fn millis(&mut self, least: u64, most: u64) -> Duration {

@@ -43,6 +43,13 @@ impl Cluster {
         }
     }
 
+    /// The rule that would keep shunt from failing over if the primary died now.
+    pub(in crate::cluster) fn would_be_barred(&self) -> Option<String> {
+        let old = self.primary?;
+        let now = self.servers.values().filter_map(Health::observed_at).max().unwrap_or(Mono::ZERO);
+        self.bar(old, now)
+    }
+
     /// The rule that keeps shunt from failing over by itself, if one does.
     fn bar(&self, old: SocketAddr, now: Mono) -> Option<String> {
         if !self.pins.is_empty() {
@@ -121,6 +128,15 @@ impl Cluster {
     /// What semi-sync proves of a primary that cannot be asked any more.
     pub(super) fn proof_of(&self, old: SocketAddr, now: Mono) -> Option<Proof> {
         if self.assessment.verdict == Verdict::Dead { self.proof.clone() } else { acknowledged_by(self.view(now), old) }
+    }
+
+    /// Another agent, not only nobody, holds it on a majority.
+    pub(super) fn another_agent_has_the_lock(&self) -> bool {
+        let theirs = |health: &&Health| {
+            health.evidence(&self.config.probe) == Evidence::Answers
+                && health.state().is_some_and(|state| state.promoter == PromoterLock::Theirs)
+        };
+        self.servers.values().filter(theirs).count() * 2 > self.servers.len()
     }
 
     /// An operation as it begins, with what is known now.

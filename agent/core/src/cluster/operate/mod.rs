@@ -16,10 +16,16 @@
 //!
 //! Nothing but an operation's own steps moves the primary listeners while it lasts.
 
+mod charge;
+mod disarm;
+mod follow;
 mod gate;
 mod planned;
+mod promote;
 mod ready;
+mod receive;
 mod refuse;
+mod restore;
 mod resume;
 mod returning;
 mod steps;
@@ -37,6 +43,7 @@ use crate::operation::{Operation, Order, OrderId, Report, Step, Task, TaskError}
 
 pub(super) use ready::Readiness;
 pub use refuse::Refusal;
+pub(super) use restore::Restoring;
 pub(super) use returning::Returning;
 
 /// What could not be done is tried again after this.
@@ -155,7 +162,7 @@ impl Cluster {
             }
             let answer = Answer { task: pending.task, result };
             if pending.aside {
-                self.came_back_aside(&answer);
+                self.came_back_aside(&answer, now);
             } else {
                 run.answers.push(answer);
             }
@@ -272,6 +279,10 @@ impl Cluster {
             }
             Step::Reopen => {
                 self.spared = None;
+                // The agent may have ended between casting it out and writing the promotion down.
+                if self.outcasts.remove(&old).is_some() {
+                    self.keep_outcasts(actions);
+                }
                 self.lead(old, "reopened", actions);
             }
         }

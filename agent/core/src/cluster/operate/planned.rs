@@ -56,7 +56,8 @@ impl Cluster {
     fn problems(&mut self, unanswered: &[(SocketAddr, String)]) -> Vec<String> {
         let Some(run) = &self.run else { return Vec::new() };
         let op = &run.op;
-        let mut problems = Vec::new();
+        let gone = self.evidence(op.old) != Evidence::Answers;
+        let mut problems: Vec<_> = self.lock_bar(gone.then_some(op.old)).into_iter().collect();
         let old = op.standings.get(&op.old);
         match old {
             Some(standing) => problems.extend(self.problems_of_old(op.kind, standing)),

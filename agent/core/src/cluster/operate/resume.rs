@@ -1,10 +1,10 @@
 //! An operation that an earlier run of the agent left unfinished.
 
-use super::{Run, telling, want};
+use super::{Run, telling};
 use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
-use crate::operation::{Kind, Operation, Outcome, Step, Task};
+use crate::operation::{Kind, Operation, Outcome, Step};
 
 impl Cluster {
     /// Goes on with it, or takes it back, or stays fenced: whatever was under way may have been done or not.
@@ -64,29 +64,15 @@ impl Cluster {
         }
     }
 
-    /// Writes the step down again and starts what belongs to it. A fence is taken before that.
+    /// Writes the step down again. A fence is taken before that; what the step asks of servers waits until they have answered
+    /// and the lock is ours.
     fn reenter(&mut self, step: Step, now: Mono, actions: &mut Vec<Action>) {
-        if !matches!(step, Step::Open | Step::Repoint) {
+        if matches!(step, Step::Open | Step::Repoint) {
+            // What the old primary has taken since is not known: it is compared before it follows.
+            super::steps::run_mut(self, |run| run.op.disarmed = None);
+        } else {
             (self.open, self.spared) = (false, None);
         }
-        let tasks = match step {
-            Step::Undo => self.undoing(),
-            Step::Open | Step::Repoint => self.following_all(),
-            _ => Vec::new(),
-        };
-        self.enter(step, tasks, now, actions);
-    }
-
-    /// Nobody has answered yet since the agent started, so everybody is told.
-    fn following_all(&self) -> Vec<super::Wanted> {
-        let Some(op) = self.run.as_ref().map(|run| &run.op) else { return Vec::new() };
-        let Some(source) = op.chosen else { return Vec::new() };
-        let within = self.config.probe.timeout * 3;
-        let trusted = |server| op.standings.contains_key(server) && *server != op.old;
-        self.servers
-            .keys()
-            .filter(|server| **server != source && trusted(server))
-            .map(|&server| want(Task::Follow { server, source, semi_sync: op.semi_sync }, within))
-            .collect()
+        self.enter(step, Vec::new(), now, actions);
     }
 }

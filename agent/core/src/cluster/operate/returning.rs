@@ -103,7 +103,7 @@ impl Cluster {
         now: Mono,
         actions: &mut Vec<Action>,
     ) {
-        if self.note_readiness(order, &result) {
+        if self.note_readiness(order, &result) || self.note_restored(order, &result, now, actions) {
             return;
         }
         let found = self.returning.iter().find(|(_, r)| r.order == Some(order)).map(|(&s, r)| (s, r.stage.clone()));
@@ -112,7 +112,7 @@ impl Cluster {
             (_, Err(error)) => Err(error.message),
             (Stage::Disarming, Ok(Report::Standing(standing))) if standing.read_only => {
                 if let Some(health) = self.servers.get_mut(&server) {
-                    health.note_read_only();
+                    health.note_read_only(now);
                 }
                 self.compare(server, standing, now, actions)
             }

@@ -171,7 +171,7 @@ pub(super) fn ending(
     Ending { outcome, message }
 }
 
-/// What a dry run says: each step that would be taken, then what stands against it.
+/// What a dry run says: what stands against it, then each step that would be taken.
 pub(super) fn plan(cluster: &Cluster, problems: &[String], actions: &mut Vec<Action>) {
     let Some(op) = cluster.run.as_ref().map(|run| &run.op) else { return };
     let old = cluster.label(op.old);
@@ -202,15 +202,14 @@ pub(super) fn plan(cluster: &Cluster, problems: &[String], actions: &mut Vec<Act
             Step::Repoint,
         ],
     };
-    for &step in steps {
-        let words = plan_words(step, &old, &new, Duration::from_millis(op.grace_ms));
-        let ok = step != Step::Precheck || problems.is_empty();
-        let data = vec![("step", step.to_string()), ("ok", ok.to_string())];
-        actions.push(entry("plan", words, of(op, data)));
-    }
     for problem in problems {
         let data = vec![("step", Step::Precheck.to_string()), ("ok", "false".to_owned())];
         actions.push(entry("plan", problem.clone(), of(op, data)));
+    }
+    for &step in steps.iter().filter(|step| **step != Step::Precheck || problems.is_empty()) {
+        let words = plan_words(step, &old, &new, Duration::from_millis(op.grace_ms));
+        let data = vec![("step", step.to_string()), ("ok", true.to_string())];
+        actions.push(entry("plan", words, of(op, data)));
     }
 }
 
@@ -229,6 +228,10 @@ fn about(cluster: &Cluster, server: SocketAddr, event: &str, reason: String) -> 
 pub(super) fn rejoined(cluster: &Cluster, server: SocketAddr, message: String, actions: &mut Vec<Action>) {
     actions.push(entry("rejoined", message.clone(), vec![("server", server.to_string())]));
     actions.push(Action::Notify(about(cluster, server, "rejoined", message)));
+}
+
+pub(super) fn restored(server: SocketAddr, message: String, actions: &mut Vec<Action>) {
+    actions.push(entry("restored", message, vec![("server", server.to_string())]));
 }
 
 pub(super) fn quarantined(cluster: &Cluster, server: SocketAddr, message: String, actions: &mut Vec<Action>) {

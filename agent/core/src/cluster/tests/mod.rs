@@ -6,6 +6,7 @@ mod groups;
 mod invariants;
 mod leases;
 mod machine;
+mod operations;
 mod readers;
 mod transitions;
 

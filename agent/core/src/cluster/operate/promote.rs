@@ -1,0 +1,154 @@
+//! The last look at the old primary, and the step from which there is no way back.
+
+use std::net::SocketAddr;
+
+use super::steps::{PATIENCE, PROMOTE, RECHECK, run_mut};
+use super::{AGAIN, Answer, Wanted, want};
+use crate::Mono;
+use crate::cluster::Cluster;
+use crate::cluster::event::Action;
+use crate::cluster::health::{Evidence, Health};
+use crate::observation::FailureKind;
+use crate::operation::{Cause, Hook, Report, Standing, Step, Task};
+
+impl Cluster {
+    /// The last look at the old primary, if it may have come back, and the operator's last word.
+    pub(super) fn before_promotion(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let Some(run) = &self.run else { return };
+        let mut tasks = Vec::new();
+        if !self.is_silent(run.op.old) {
+            tasks.push(want(Task::Examine { server: run.op.old }, RECHECK));
+        }
+        if self.config.promoting.before_promote_hook {
+            tasks.extend(self.hook(Hook::BeforePromote));
+        }
+        if tasks.is_empty() {
+            self.enter_promote(now, actions);
+        } else {
+            self.enter(Step::Recheck, tasks, now, actions);
+        }
+    }
+
+    /// Nothing comes back from it, not even a refusal, and the probe has just seen that: another question would only wait.
+    pub(super) fn is_silent(&self, server: SocketAddr) -> bool {
+        self.evidence(server) == Evidence::Gone
+            && self.servers.get(&server).and_then(Health::failure).is_some_and(|failure| {
+                matches!(failure.kind, FailureKind::Timeout | FailureKind::NoAnswer | FailureKind::Unreachable)
+            })
+    }
+
+    pub(super) fn recheck(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        if !run.has_answers() {
+            return false;
+        }
+        for Answer { task, result } in std::mem::take(&mut run.answers) {
+            match (task, result) {
+                (Task::Hook { .. }, Err(error)) => {
+                    self.stop(format!("the before_promote hook failed: {}", error.message), now, actions);
+                    return true;
+                }
+                (Task::Examine { .. }, Ok(Report::Standing(standing))) => {
+                    return self.old_primary_is_back(&standing, now, actions);
+                }
+                _ => {}
+            }
+        }
+        self.enter_promote(now, actions);
+        true
+    }
+
+    /// The old primary answers. It must be read-only, and what it has must be what the next one has.
+    pub(super) fn old_primary_is_back(&mut self, standing: &Standing, now: Mono, actions: &mut Vec<Action>) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        if !standing.read_only {
+            run.op.disarmed = None;
+            let first_time = run.op.suspects.insert(run.op.old);
+            if !first_time && self.is_switchover() {
+                self.begin_undo("the old primary was made writable again by somebody".to_owned(), now, actions);
+                return true;
+            }
+            // The fence is in force whatever it does; it is met as an outcast later.
+            if first_time {
+                let tasks = self.disarming();
+                self.enter(Step::Disarm, tasks, now, actions);
+                return true;
+            }
+            self.enter_promote(now, actions);
+            return true;
+        }
+        self.note_disarmed(standing, now);
+        let Some(run) = &mut self.run else { return false };
+        let more = run.op.goal.as_ref().is_some_and(|goal| !standing.executed.is_subset(goal));
+        if more && !run.op.promotion_began {
+            // It came back with more, or somebody with the privilege wrote there: the next primary gets that, too.
+            self.decide_on_candidate(now, actions);
+        } else {
+            self.enter_promote(now, actions);
+        }
+        true
+    }
+
+    pub(super) fn enter_promote(&mut self, now: Mono, actions: &mut Vec<Action>) {
+        let Some(run) = &mut self.run else { return };
+        let (Some(chosen), Some(_)) = (run.op.chosen, &run.op.goal) else { return };
+        run.op.promotion_began = true;
+        let old = run.op.old;
+        run.op.suspects.extend([old, chosen]);
+        self.cast_out(old, actions);
+        let tasks = if self.lock_bar(Some(old)).is_none() { self.promoting() } else { Vec::new() };
+        self.enter(Step::Promote, tasks, now, actions);
+    }
+
+    pub(super) fn promoting(&self) -> Vec<Wanted> {
+        let Some(op) = self.run.as_ref().map(|run| &run.op) else { return Vec::new() };
+        let (Some(server), Some(has)) = (op.chosen, op.goal.clone()) else { return Vec::new() };
+        vec![want(Task::Promote { server, has, semi_sync: op.semi_sync }, PROMOTE)]
+    }
+
+    pub(super) fn promote(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        if !run.has_answers() {
+            return false;
+        }
+        let answer = run.answers.pop();
+        let Some(chosen) = run.op.chosen else { return false };
+        match answer.map(|a| a.result) {
+            Some(Ok(Report::Standing(standing))) if !standing.read_only => {
+                run.op.standings.insert(chosen, *standing);
+                if let Some(health) = self.servers.get_mut(&chosen) {
+                    health.note_writable(now);
+                }
+                let tasks = self.repointing();
+                self.enter(Step::Open, tasks, now, actions);
+                return true;
+            }
+            Some(result) => {
+                run.tries += 1;
+                let (tries, why) = (
+                    run.tries,
+                    match &result {
+                        Err(error) => error.message.clone(),
+                        Ok(_) => "it is still read-only".to_owned(),
+                    },
+                );
+                let refused = matches!(&result, Err(error) if error.cause == Cause::Refused);
+                let gone = self.evidence(chosen) == Evidence::Gone;
+                if gone || (refused && tries >= PATIENCE) {
+                    self.cast_out(chosen, actions);
+                    self.choose_again(format!("it could not be promoted: {why}"), now, actions);
+                    return true;
+                }
+                let label = self.label(chosen);
+                self.note_stuck(format!("it is not known whether {label} was promoted: {why}"), actions);
+                run_mut(self, |run| run.rest(now + AGAIN));
+                return true;
+            }
+            None => {
+                let tasks = self.promoting();
+                self.start(tasks, now, actions);
+            }
+        }
+        false
+    }
+}
