@@ -297,31 +297,23 @@ with_mysql! {
         Ok(())
     }
 
-    fn what_cannot_be_written_down_at_all_is_not_done(install) {
-        let (mut scene, _program) = on_a_small_disk(install)?;
-        let disk = disk_of(&scene)?;
-        fs::remove_file(disk.join("reserve"))?;
-        fill(&disk.join("ballast"))?;
-        // What room the log still has is used up by other things.
-        eventually("the disk to take nothing more", SOON, || {
-            let paused = scene.agent.shunt(&["pause", "orders", "--reason", &"x".repeat(500)])?;
-            let resumed = scene.agent.shunt(&["resume", "orders"])?;
-            Ok((!paused.status.success() && !resumed.status.success()).then_some(()))
-        })?;
-        let paused = scene.agent.show("orders")?["paused"].clone();
+    fn what_cannot_be_written_down_is_not_done(install) {
+        let dir = Dir::new("program")?;
+        let mut scene = Scene::prepare(install, 3)?;
+        // A disk that takes nothing, as far as the agent can see: a write beyond its limit fails, and does not end it.
+        let script = format!("#!/bin/sh\ntrap '' XFSZ\nexec {} \"$@\"\n", agent::binary()?.display());
+        scene.agent = Agent::prepare_program(&scene.proxy, program(&dir, &script)?)?;
+        scene.start_as_promoter(ALLOW)?;
+        scene.wait_verdict("healthy")?;
+        let pid = scene.agent.pid().context("the agent runs")?.to_string();
+        let limit = |size: &str| scene.proxy.ns().run("prlimit", &["--pid", &pid, &format!("--fsize={size}:unlimited")]);
+        limit("0")?;
         scene.cluster.server(0).kill()?;
-        if paused.is_null() {
-            let why = scene.wait_alarm("operation_stuck")?;
-            ensure!(why.contains("could not be written into the journal"), "{why}");
-        } else {
-            scene.wait_alarm("failover_barred")?;
-        }
+        let why = scene.wait_alarm("operation_stuck")?;
+        ensure!(why.contains("could not be written into the journal"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
         scene.ensure_cut_off(0)?;
-        fs::remove_file(disk.join("ballast"))?;
-        if !paused.is_null() {
-            scene.agent.shunt_ok(&["resume", "orders"])?;
-        }
+        limit("unlimited")?;
         scene.wait_whole(&[0])?;
         ensure!(scene.epoch()? == 2);
         Ok(())
@@ -332,23 +324,29 @@ with_mysql! {
 fn on_a_small_disk(install: &Install) -> Result<(Scene, Dir)> {
     let mut scene = Scene::prepare(install, 3)?;
     let dir = Dir::new("program")?;
-    let program = dir.path().join("shunt-on-a-small-disk");
     let shunt = agent::binary()?;
     let shunt = shunt.display();
-    fs::write(
-        &program,
-        format!(
+    let program = program(
+        &dir,
+        &format!(
             "#!/bin/sh\n[ \"$1\" = agent ] || exec {shunt} \"$@\"\n\
              for word; do [ \"$before\" = --state ] && state=$word; before=$word; done\nexport state\n\
              exec unshare --mount --propagation private \
              sh -c 'mount -t tmpfs -o size=8m small \"$state\" && exec {shunt} \"$@\"' sh \"$@\"\n"
         ),
     )?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     scene.agent = Agent::prepare_program(&scene.proxy, program)?;
     scene.start_as_promoter(ALLOW)?;
     scene.wait_verdict("healthy")?;
     Ok((scene, dir))
+}
+
+/// An executable file with that text.
+fn program(dir: &Dir, text: &str) -> Result<PathBuf> {
+    let path = dir.path().join("program");
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
 }
 
 /// The folder of its state, as the agent sees it.
