@@ -187,6 +187,20 @@ impl Cluster {
         .with_context(|| format!("{:?}", self.replication_errors(number)))
     }
 
+    /// Has every replica of db1 hear from it that often, in seconds, when there is nothing else to hear.
+    pub fn set_heartbeat(&self, period: f64) -> Result<()> {
+        for server in &self.servers[1..] {
+            let change = match server.flavour() {
+                Flavour::Mysql => format!("CHANGE REPLICATION SOURCE TO SOURCE_HEARTBEAT_PERIOD={period}"),
+                Flavour::Mariadb => format!("CHANGE MASTER TO MASTER_HEARTBEAT_PERIOD={period}"),
+            };
+            for statement in [words(server).stop, &change, words(server).start] {
+                server.sql(statement)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether both threads of a replica run.
     pub fn replicates(&self, number: usize) -> Result<bool> {
         let row = self.servers[number].row(words(&self.servers[number]).status)?;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, SslOpts};
 use shunt::config::{Credentials, Password};
-use shunt::operate::{Executor, grants};
+use shunt::operate::{Executor, Terms, grants};
 use shunt_core::gtid::History;
 use shunt_core::observation;
 use shunt_core::operation::{Cause, Obstacle, Order, OrderId, Report, Standing, Task, TaskError};
@@ -49,9 +49,13 @@ fn credentials(user: &str) -> Credentials {
 #[derive(Clone)]
 struct Tasks(Executor);
 
+fn terms(login: Credentials) -> Terms {
+    Terms { login, heartbeat: Duration::from_secs(1) }
+}
+
 impl Tasks {
     fn of(user: &str) -> Self {
-        Self(Executor::new(credentials(user), credentials("repl")))
+        Self(Executor::new(credentials(user), terms(credentials("repl"))))
     }
 
     async fn order(&self, task: Task, within: Duration) -> Result<Report, TaskError> {
@@ -350,7 +354,7 @@ each_flavour! {
             cluster.server(0).sql("GRANT REPLICATION SLAVE ON *.* TO odd@'%'")?;
             cluster.wait_caught_up(1, 0)?;
             let login = |password: &str| Credentials { password: Password::new(password), ..credentials("odd") };
-            let tasks = |password| Tasks(Executor::new(credentials("shunt"), login(password)));
+            let tasks = |password| Tasks(Executor::new(credentials("shunt"), terms(login(password))));
             let task = Task::Follow { server: db[1], source: db[0], semi_sync: false };
             // Whoever follows already is left alone, so it is cut off first.
             tasks(odd).standing(Task::StopReceiving { server: db[1] }).await?;

@@ -12,7 +12,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use shunt::config::{Credentials, Password};
 use shunt::driver::Worker;
-use shunt::operate::{Executor, Hands};
+use shunt::operate::{Executor, Hands, Terms};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
 use shunt_core::datapath::{Change, Datapath};
@@ -89,7 +89,7 @@ impl Bench {
         let (server, listener, hands) = (self.server(), self.listener, self.hands.clone());
         let password = Password::new(PASSWORD);
         let login = Credentials { user: user.to_owned(), password_file: PathBuf::new(), password };
-        let executor = Executor::new(login.clone(), login);
+        let executor = Executor::new(login.clone(), Terms { login, heartbeat: Duration::from_secs(1) });
         self.agent.spawn(async move {
             executor.warm(&[server], PATIENCE).await;
             let set = vec![mapping(listener, Route::Hold(PATIENCE), Some(server))];

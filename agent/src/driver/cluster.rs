@@ -151,7 +151,8 @@ impl ClusterHandle {
         let kept_login = login.clone();
         let (machine, actions) = Cluster::new(config.clone(), remembered, now);
         let (status, watched) = watch::channel(machine.status(now));
-        let (tasks, outcomes) = Tasks::new(config.name.clone(), login.clone(), shared.tools.clone());
+        let (tasks, outcomes) =
+            Tasks::new(config.name.clone(), login.clone(), heartbeat(&config), shared.tools.clone());
         let mut task = ClusterTask {
             name: config.name.clone(),
             machine,
@@ -401,7 +402,7 @@ impl ClusterTask {
                 self.answer(saved.map(|_| ()), what, reply, Event::Resume)
             }
             Request::Reconfigure { config, login, reply } => {
-                self.tasks.log_in_as(login.clone());
+                self.tasks.log_in_as(login.clone(), heartbeat(&config));
                 self.login = login;
                 let actions = self.machine.reconfigure(*config, self.now());
                 self.probes.clear();
@@ -505,6 +506,11 @@ impl From<Vec<Action>> for Served {
     fn from(actions: Vec<Action>) -> Self {
         Self { actions, answer: None, done: None }
     }
+}
+
+/// Replicas are to know of a silent source as soon as the probes do.
+fn heartbeat(config: &ClusterConfig) -> Duration {
+    config.probe.interval.clamp(Duration::from_millis(200), Duration::from_secs(1))
 }
 
 fn pinned_words(cluster: &ClusterName, listener: Option<SocketAddr>) -> String {

@@ -15,7 +15,7 @@ use super::worker::Worker;
 use crate::config::Credentials;
 use crate::hooks::Hooks;
 use crate::operate::salvage::{self, Login};
-use crate::operate::{Executor, Hands};
+use crate::operate::{Executor, Hands, Terms};
 
 /// A task that does not keep its own bound is broken off after this much more.
 const SLACK: Duration = Duration::from_secs(1);
@@ -51,16 +51,21 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    pub fn new(cluster: ClusterName, logins: Logins, tools: Tools) -> (Self, mpsc::UnboundedReceiver<Outcome>) {
+    pub fn new(
+        cluster: ClusterName,
+        logins: Logins,
+        heartbeat: Duration,
+        tools: Tools,
+    ) -> (Self, mpsc::UnboundedReceiver<Outcome>) {
         let (outcomes, inbox) = mpsc::unbounded_channel();
-        let executor = Executor::new(logins.agent.clone(), logins.replication);
+        let executor = Executor::new(logins.agent.clone(), Terms { login: logins.replication, heartbeat });
         let tasks = Self { cluster, executor, login: logins.agent, tools, outcomes, running: HashMap::new() };
         (tasks, inbox)
     }
 
     /// Logs in anew as somebody else. What is running goes on as it began.
-    pub fn log_in_as(&mut self, logins: Logins) {
-        self.executor = Executor::new(logins.agent.clone(), logins.replication);
+    pub fn log_in_as(&mut self, logins: Logins, heartbeat: Duration) {
+        self.executor = Executor::new(logins.agent.clone(), Terms { login: logins.replication, heartbeat });
         self.login = logins.agent;
     }
 

@@ -31,6 +31,8 @@ pub struct Source<'a> {
     pub tls: bool,
     /// Whether the server shall acknowledge what it receives; `None`: as it is.
     pub semi_sync: Option<bool>,
+    /// How often the source says that it lives, at least.
+    pub heartbeat: Duration,
 }
 
 /// A client's session.
@@ -120,11 +122,10 @@ pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// A heartbeat a second tells a dead source from an idle one; an operator's shorter one stays. In seconds, and to be said
-/// in every change of the source: a server that is not told goes back to half of its net timeout, which is 30 s.
-pub fn heartbeat(look: &Look) -> String {
-    let period = known(look).filter(|_| beats_often(look)).unwrap_or(Duration::from_secs(1));
-    period.as_secs_f64().to_string()
+/// Heartbeats tell a dead source from an idle one; an operator's shorter period stays. In seconds, and to be said in every
+/// change of the source: a server that is not told goes back to half of its net timeout, which is 30 s.
+pub fn heartbeat(look: &Look, at_least: Duration) -> String {
+    known(look).map_or(at_least, |period| period.min(at_least)).as_secs_f64().to_string()
 }
 
 /// Whether the period of the channel's heartbeats may stay as it is.

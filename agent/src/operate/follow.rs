@@ -8,13 +8,13 @@ use shunt_core::observation::{Flavour, IoThread};
 use shunt_core::operation::{Standing, TaskError};
 use tokio::time::{Instant, sleep};
 
+use super::Terms;
 use super::dialect::Source;
 use super::disarm::make_read_only;
 use super::link::Link;
 use super::standing::{Channel, Look};
 use super::tasks::{PACE, drain};
 use super::work::{Work, refused, unknown};
-use crate::config::Credentials;
 
 /// A source says only some time after it let a replica in that it no longer has what that replica asks for.
 const SETTLED: Duration = Duration::from_millis(150);
@@ -24,7 +24,7 @@ async fn source<'a>(
     work: Work<'_>,
     look: &Look,
     address: SocketAddr,
-    login: &'a Credentials,
+    terms: &'a Terms,
 ) -> Result<(Source<'a>, Standing), TaskError> {
     let server = work.server;
     let (link, other) = Work { server: address, ..work }.look().await?;
@@ -47,18 +47,13 @@ async fn source<'a>(
     if ours.in_group {
         return Err(refused(format!("{server} belongs to a group: it is left as it is")));
     }
-    Ok((Source { address, login, tls: link.tls(), semi_sync: None }, theirs))
+    Ok((Source { address, login: &terms.login, tls: link.tls(), semi_sync: None, heartbeat: terms.heartbeat }, theirs))
 }
 
-pub async fn follow(
-    work: Work<'_>,
-    from: SocketAddr,
-    semi_sync: bool,
-    login: &Credentials,
-) -> Result<Standing, TaskError> {
+pub async fn follow(work: Work<'_>, from: SocketAddr, semi_sync: bool, terms: &Terms) -> Result<Standing, TaskError> {
     let (link, look) = work.look().await?;
     // Before anything is changed: there is someone to follow, and it is another.
-    let (mut source, _) = source(work, &look, from, login).await?;
+    let (mut source, _) = source(work, &look, from, terms).await?;
     source.semi_sync = semi_sync.then_some(true);
     drop(link);
     make_read_only(work, false).await?;
@@ -131,15 +126,10 @@ fn said(channel: &Channel) -> &str {
     if channel.io_error.is_empty() { "it does not say why" } else { &channel.io_error }
 }
 
-pub async fn catch_up(
-    work: Work<'_>,
-    from: SocketAddr,
-    goal: &History,
-    login: &Credentials,
-) -> Result<Standing, TaskError> {
+pub async fn catch_up(work: Work<'_>, from: SocketAddr, goal: &History, terms: &Terms) -> Result<Standing, TaskError> {
     let (mut link, mut look) = work.look().await?;
     if !goal.is_subset(&look.standing.received) {
-        let (source, other) = source(work, &look, from, login).await?;
+        let (source, other) = source(work, &look, from, terms).await?;
         let lacking = goal.minus(&look.standing.received);
         if !lacking.is_subset(&other.received) {
             let missing = lacking.missing_from(&other.received);

@@ -61,7 +61,7 @@ impl Mariadb {
         if source.tls {
             sql.push_str(", MASTER_SSL = 1");
         }
-        let _ = write!(sql, ", MASTER_HEARTBEAT_PERIOD = {}", heartbeat(look));
+        let _ = write!(sql, ", MASTER_HEARTBEAT_PERIOD = {}", heartbeat(look, source.heartbeat));
         sql
     }
 

@@ -30,18 +30,26 @@ pub use self::sessions::Hands;
 use self::work::Work;
 use crate::config::Credentials;
 
+/// On what terms a server replicates from another.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// As whom it logs in there.
+    pub login: Credentials,
+    /// How often it hears from an idle source, at least.
+    pub heartbeat: Duration,
+}
+
 /// Runs tasks on servers. Cheap to clone; all clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Executor {
     links: Links,
-    /// As whom servers log in at the one that they replicate from.
-    replication: Arc<Credentials>,
+    terms: Arc<Terms>,
 }
 
 impl Executor {
-    /// `agent` has to have the grants of [`grants::statements`] on every server, `replication` REPLICATION SLAVE.
-    pub fn new(agent: Credentials, replication: Credentials) -> Self {
-        Self { links: Links::new(agent), replication: Arc::new(replication) }
+    /// `agent` has to have the grants of [`grants::statements`] on every server, the terms' login REPLICATION SLAVE.
+    pub fn new(agent: Credentials, terms: Terms) -> Self {
+        Self { links: Links::new(agent), terms: Arc::new(terms) }
     }
 
     /// Has a connection to each of them ready, for some minutes. To be called as soon as there is trouble, and as often as
@@ -65,13 +73,11 @@ impl Executor {
             Task::MakeReadOnly { server, end_sessions } => disarm::make_read_only(work(server), *end_sessions).await,
             Task::MakeWritable { server } => tasks::make_writable(work(server)).await,
             Task::StopReceiving { server } => tasks::stop_receiving(work(server)).await,
-            Task::CatchUp { server, source, goal } => {
-                follow::catch_up(work(server), *source, goal, &self.replication).await
-            }
+            Task::CatchUp { server, source, goal } => follow::catch_up(work(server), *source, goal, &self.terms).await,
             Task::Drain { server, goal } => tasks::drain(work(server), goal).await,
             Task::Promote { server, has, semi_sync } => tasks::promote(work(server), has, *semi_sync).await,
             Task::Follow { server, source, semi_sync } => {
-                follow::follow(work(server), *source, *semi_sync, &self.replication).await
+                follow::follow(work(server), *source, *semi_sync, &self.terms).await
             }
             Task::Salvage { .. } | Task::EndSessions { .. } | Task::Hook { .. } => Err(TaskError {
                 cause: Cause::Refused,

@@ -92,7 +92,7 @@ impl Mysql {
         if source.tls {
             let _ = write!(sql, ", {side}_SSL = 1");
         }
-        let _ = write!(sql, ", {side}_HEARTBEAT_PERIOD = {}", heartbeat(look));
+        let _ = write!(sql, ", {side}_HEARTBEAT_PERIOD = {}", heartbeat(look, source.heartbeat));
         sql + &Self::channel(look)
     }
 
@@ -349,7 +349,8 @@ mod tests {
         let login =
             Credentials { user: "repl".to_owned(), password_file: PathBuf::new(), password: Password::new(r"a'b\c") };
         let address = "[fd00::1]:3307".parse().unwrap();
-        let source = Source { address, login: &login, tls: true, semi_sync: Some(true) };
+        let source =
+            Source { address, login: &login, tls: true, semi_sync: Some(true), heartbeat: Duration::from_secs(1) };
         server(old_words).follow(look, &source).join("\n")
     }
 

@@ -61,6 +61,8 @@ impl Field {
 
     /// Starts the agent, once the servers are as they should be.
     pub fn open(&mut self) -> Result<()> {
+        // As often as the fastest of the settings asks the servers; a server that rejoins gets what shunt gives it.
+        self.cluster.set_heartbeat(0.2)?;
         self.agent.start()?;
         self.agent.wait_mapped(self.listener(), self.address(0))?;
         self.wait_healthy()

@@ -217,6 +217,7 @@ impl Cluster {
         if step == Step::Fence {
             // A fence needs no journal: it is taken at once.
             self.open = false;
+            self.commit_if_changed(now, actions);
         }
         let mut run = Run::new(op, now);
         run.op.step = step;

@@ -1,22 +1,26 @@
 //! The last look at the old primary, and the step from which there is no way back.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::steps::{PATIENCE, PROMOTE, RECHECK, run_mut};
 use super::{AGAIN, Answer, Wanted, want};
 use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
-use crate::cluster::health::{Evidence, Health};
+use crate::cluster::health::Evidence;
 use crate::observation::FailureKind;
 use crate::operation::{Cause, Hook, Report, Standing, Step, Task};
+
+/// A server that refused no longer ago than this has not come back.
+const JUST_NOW: Duration = Duration::from_millis(100);
 
 impl Cluster {
     /// The last look at the old primary, if it may have come back, and the operator's last word.
     pub(super) fn before_promotion(&mut self, now: Mono, actions: &mut Vec<Action>) {
         let Some(run) = &self.run else { return };
         let mut tasks = Vec::new();
-        if !self.is_silent(run.op.old) {
+        if !self.is_known_to_be_gone(run.op.old, now) {
             tasks.push(want(Task::Examine { server: run.op.old }, RECHECK));
         }
         if self.config.promoting.before_promote_hook {
@@ -29,12 +33,15 @@ impl Cluster {
         }
     }
 
-    /// Nothing comes back from it, not even a refusal, and the probe has just seen that: another question would only wait.
-    pub(super) fn is_silent(&self, server: SocketAddr) -> bool {
-        self.evidence(server) == Evidence::Gone
-            && self.servers.get(&server).and_then(Health::failure).is_some_and(|failure| {
-                matches!(failure.kind, FailureKind::Timeout | FailureKind::NoAnswer | FailureKind::Unreachable)
-            })
+    /// Nothing comes back from it, not even a refusal: another question would only wait. Or it refuses, as the probe has just
+    /// seen.
+    pub(super) fn is_known_to_be_gone(&self, server: SocketAddr, now: Mono) -> bool {
+        let Some(health) = self.servers.get(&server) else { return true };
+        let is_silent = health.failure().is_some_and(|failure| {
+            matches!(failure.kind, FailureKind::Timeout | FailureKind::NoAnswer | FailureKind::Unreachable)
+        });
+        let seen_just_now = health.observed_at().is_some_and(|at| now.since(at) <= JUST_NOW);
+        self.evidence(server) == Evidence::Gone && (is_silent || seen_just_now)
     }
 
     pub(super) fn recheck(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
