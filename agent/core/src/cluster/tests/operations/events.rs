@@ -44,6 +44,10 @@ pub fn go(bench: &mut Bench, kind: Kind, to: Step, written: bool) {
 }
 
 fn on_the_way(bench: &mut Bench, kind: Kind, to: Step) {
+    if to == Step::Recheck {
+        // A primary that the probe has just seen refusing is not asked again.
+        bench.now = bench.now + Duration::from_millis(200);
+    }
     let Some((&order, task)) = bench.orders.first_key_value() else { panic!("nothing is under way to {to}") };
     let back = matches!(to, Step::Undo | Step::Reopen);
     match task {

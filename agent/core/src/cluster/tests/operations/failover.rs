@@ -158,7 +158,7 @@ restarted, no lock  | fence stuck, fence         |                              
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
 an hour later       | catch_up, fence            |                                                | done → db2, db1 cast out
 -- drain
-answered            | recheck, fence             | examine: 1                                     | done → db2, db1 cast out
+answered            | promote, fence             | promote: 2                                     | done → db2, db1 cast out
 refused             | drain, fence               | apply what was received: 2                     | done → db2, db1 cast out
 unknown             | drain, fence               | apply what was received: 2                     | done → db2, db1 cast out
 unreachable         | drain, fence               | apply what was received: 2                     | done → db2, db1 cast out
@@ -190,10 +190,10 @@ restarted, no lock  | fence stuck, fence         |                              
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
 an hour later       | drain, fence               |                                                | done → db2, db1 cast out
 -- salvage
-answered            | catch_up, fence            | catch up to db3: 2                             | done → db2
-refused             | catch_up, fence            | catch up to db3: 2                             | done → db2
-unknown             | catch_up, fence            | catch up to db3: 2                             | done → db2
-unreachable         | catch_up, fence            | catch up to db3: 2                             | done → db2
+answered            | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 quarantined
+refused             | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 quarantined
+unknown             | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 quarantined
+unreachable         | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 quarantined
 not written         | salvage stuck, fence       |                                                | done → db2
 kernel refuses      | -
 epoch not written   | -
@@ -206,16 +206,16 @@ stranger writable   | failed, fence              | examine: 2345                
 lock lost           | failed, fence              | examine: 12345                                 | failed → fence
 another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
 another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3
-stale answer        | salvage, fence             |                                                | done → db2
-stale begun         | salvage, fence             |                                                | done → db2
-operate             | salvage, fence             |                                                | done → db2
+stale answer        | salvage, fence             |                                                | done → db2, db1 quarantined
+stale begun         | salvage, fence             |                                                | done → db2, db1 quarantined
+operate             | salvage, fence             |                                                | done → db2, db1 quarantined
 pin to old          | salvage, fence             |                                                | done → db1, writable db2
-pin listener to old | salvage, fence             |                                                | done → db1, writable db2
-pause               | salvage, fence             |                                                | done → db2
-rejoin old          | salvage, fence             |                                                | done → db2
-rejoin candidate    | salvage, fence             |                                                | done → db2
-clear old           | salvage, fence             |                                                | done → db2
-lease lapsed        | salvage, lapsed            |                                                | done → db2
+pin listener to old | salvage, fence             |                                                | done → db1, writable db2, db1 quarantined
+pause               | salvage, fence             |                                                | done → db2, db1 quarantined
+rejoin old          | salvage, fence             |                                                | done → db2, db1 quarantined
+rejoin candidate    | salvage, fence             |                                                | done → db2, db1 quarantined
+clear old           | salvage, fence             |                                                | done → db2, db1 quarantined
+lease lapsed        | salvage, lapsed            |                                                | done → db2, db1 quarantined
 restarted before    | fence stuck, fence         |                                                | done → db2
 restarted after     | fence stuck, fence         |                                                | done → db2
 restarted, no lock  | fence stuck, fence         |                                                | failed → fence
