@@ -83,6 +83,8 @@ impl Cluster {
         }
         match direction {
             Direction::Keep => {}
+            // It was succeeded, or nearly, and is compared before it is led to again.
+            Direction::Lead(server) if self.outcasts.contains_key(&server) => self.open = false,
             Direction::Lead(server) => self.lead(server, self.assessment.verdict.word(), actions),
             Direction::Fence => self.open = false,
         }

@@ -119,6 +119,13 @@ impl Health {
         }
     }
 
+    /// It was just told to wait for acknowledgements.
+    pub fn note_semi_sync_source(&mut self) {
+        if let Some(semi) = self.answer.as_mut().and_then(|answer| answer.state.semi_sync.as_mut()) {
+            semi.source_enabled = true;
+        }
+    }
+
     pub const fn restarted_read_only(&self) -> bool {
         self.restarted_read_only
     }

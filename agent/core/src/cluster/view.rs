@@ -111,10 +111,14 @@ impl<'a> View<'a> {
     /// It was a read-only replica and is writable now. Where we promote ourselves, a channel that only stopped tells
     /// nothing: we may have stopped it, and a restart without `super_read_only` have made it writable.
     fn was_seen_being_promoted(self, server: SocketAddr) -> bool {
-        let Some(health) = self.servers.get(&server).filter(|health| health.was_replica()) else { return false };
-        let is_attached =
-            health.state().is_some_and(|state| state.channels.iter().any(|c| self.source_within(c, server)));
-        self.config.failover != FailoverMode::Promote || !is_attached
+        let was_replica = self.servers.get(&server).is_some_and(Health::was_replica);
+        was_replica && (self.config.failover != FailoverMode::Promote || !self.is_attached(server))
+    }
+
+    /// Whether a source within the cluster is configured there, running or not.
+    pub fn is_attached(self, server: SocketAddr) -> bool {
+        let state = self.servers.get(&server).and_then(Health::state);
+        state.is_some_and(|state| state.channels.iter().any(|c| self.source_within(c, server)))
     }
 
     /// Who stands for it, in words that follow its name.

@@ -114,7 +114,8 @@ impl Cluster {
         })
     }
 
-    /// A server that takes writes though it is neither the primary nor anybody that an operation made writable.
+    /// A server that takes writes though it is neither the primary nor anybody that an operation made writable. A replica
+    /// that came up without `read_only` is none: it still has its source configured.
     pub(super) fn stranger(&self, old: SocketAddr) -> Option<SocketAddr> {
         let op = self.run.as_ref().map(|run| &run.op);
         let known = |server: SocketAddr| {
@@ -122,7 +123,8 @@ impl Cluster {
                 || self.outcasts.contains_key(&server)
                 || op.is_some_and(|op| op.chosen == Some(server) || op.suspects.contains(&server))
         };
-        self.view(Mono::ZERO).writable().find(|&server| !known(server))
+        let view = self.view(Mono::ZERO);
+        view.writable().find(|&server| !known(server) && !view.is_attached(server))
     }
 
     /// What semi-sync proves of a primary that cannot be asked any more.

@@ -122,9 +122,13 @@ impl Cluster {
         let Some(chosen) = run.op.chosen else { return false };
         match answer.map(|a| a.result) {
             Some(Ok(Report::Standing(standing))) if !standing.read_only => {
+                let semi_sync = run.op.semi_sync;
                 run.op.standings.insert(chosen, *standing);
                 if let Some(health) = self.servers.get_mut(&chosen) {
                     health.note_writable(now);
+                    if semi_sync {
+                        health.note_semi_sync_source();
+                    }
                 }
                 let tasks = self.repointing();
                 self.enter(Step::Open, tasks, now, actions);
