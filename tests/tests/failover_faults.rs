@@ -31,16 +31,6 @@ fn answering(scene: &Scene) -> Option<String> {
     ask(&scene.client, scene.listener(), scene.cluster.flavour(), query, BRIEF).ok()
 }
 
-/// Writes a transaction on the primary that reaches none of the others.
-fn write_unreplicated(scene: &Scene, primary: usize, note: &str) -> Result<()> {
-    let replicas = (0..scene.cluster.servers().len()).filter(|n| *n != primary);
-    for replica in replicas {
-        scene.cluster.wait_caught_up(replica, primary)?;
-        scene.cluster.stop_receiving(replica)?;
-    }
-    write_on(scene, primary, note)
-}
-
 each_flavour! {
     fn while_every_replica_lags_the_fence_holds_progress_is_told_and_nothing_received_is_lost(install) {
         let mut scene = Scene::start_promoting(install, 3, &format!("{ALLOW}\ncatch_up = \"1s\""))?;
