@@ -33,7 +33,7 @@ fn the_simulation_finds_a_fence_that_was_not_committed() {
 
 #[test]
 fn the_simulation_finds_a_forged_proof_of_semi_sync() {
-    is_found(Breakage::ForgesTheProof, &[Invariant::NothingAcknowledgedIsLost], 400);
+    is_found(Breakage::ForgesTheProof, &[Invariant::NothingAcknowledgedIsLost], 3000);
 }
 
 #[test]
