@@ -536,37 +536,6 @@ each_flavour! {
         })?;
         Ok(())
     }
-
-    /// Nothing is asserted about the time, it is printed: `cargo nextest run --no-capture`.
-    fn a_promotion_over_warm_connections_is_a_few_round_trips(install) {
-        Bench::start(install, 3, with_semi_sync(install))?.run(async |cluster, tasks| {
-            let db = addresses(cluster);
-            insert(cluster, 0, "before")?;
-            cluster.wait_caught_up(1, 0)?;
-            let cold = Instant::now();
-            tasks.standing(Task::Examine { server: db[1] }).await?;
-            let cold = cold.elapsed();
-            tasks.0.warm(&db, PATIENCE).await;
-            cluster.server(0).kill()?;
-            let started = Instant::now();
-            let goal = tasks.standing(Task::StopReceiving { server: db[1] }).await?.received;
-            let (stopped, started) = (started.elapsed(), Instant::now());
-            tasks.standing(Task::Drain { server: db[1], goal: goal.clone() }).await?;
-            let (drained, started) = (started.elapsed(), Instant::now());
-            let promoted = tasks.standing(Task::Promote { server: db[1], has: goal, semi_sync: true }).await?;
-            let promotion = started.elapsed();
-            ensure!(!promoted.read_only);
-            let started = Instant::now();
-            tasks.standing(Task::Follow { server: db[2], source: db[1], semi_sync: true }).await?;
-            eprintln!(
-                "measured: cold examine {cold:?}; stop receiving {stopped:?}, drain {drained:?}, promote {promotion:?}; \
-                 follow {:?}",
-                started.elapsed()
-            );
-            Ok(())
-        })?;
-        Ok(())
-    }
 }
 
 /// An ordinary client's connection.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace, Plan, Stage};
+use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace};
 use shunt_core::config::{ClusterConfig, FailoverMode};
-use shunt_core::datapath::{Change, Datapath};
+use shunt_core::datapath::Datapath;
 use shunt_core::observation::Observation;
 use shunt_core::operation::{Intent, OpId};
 use shunt_core::{ClusterName, Epoch, Mono};
@@ -111,13 +111,6 @@ struct Served {
     done: Option<oneshot::Sender<()>>,
 }
 
-/// Why a plan is not in force.
-enum Undone {
-    Failed(String),
-    /// The leases of these listeners of the cluster had run out.
-    Lapsed(Vec<SocketAddr>),
-}
-
 pub(super) struct ClusterTask {
     pub(super) name: ClusterName,
     pub(super) machine: Cluster,
@@ -130,7 +123,7 @@ pub(super) struct ClusterTask {
     probes: BTreeMap<SocketAddr, ProbeHandle>,
     status: watch::Sender<ClusterStatus>,
     /// The epoch that the store has.
-    written: Epoch,
+    pub(super) written: Epoch,
     pub(super) tasks: Tasks,
     outcomes: mpsc::UnboundedReceiver<Outcome>,
     pub(super) owed: Owed,
@@ -273,76 +266,6 @@ impl ClusterTask {
         if pace == Pace::Urgent && config.failover == FailoverMode::Promote {
             self.tasks.warm(config.servers.iter().map(|s| s.address).collect(), config.probe.timeout * 2);
         }
-    }
-
-    /// The epoch first, the kernel second.
-    async fn commit(&mut self, plan: Plan) -> Event {
-        let Plan { epoch, primary, mappings, .. } = plan;
-        let (decided, lease) = (Instant::now(), self.machine.config().lease);
-        // The first primary of all is no failover.
-        let before = self.machine.committed().and_then(|held| held.primary);
-        let fails_over = before.is_some() && primary.is_some() && before != primary;
-        if epoch > self.written {
-            if let Err(error) = self.shared.journal.advance(&self.name, epoch, primary).await {
-                return Event::CommitFailed { stage: Stage::State, error: error_chain(&error) };
-            }
-            self.written = epoch;
-        }
-        let change = Change { set: mappings, remove: Vec::new() };
-        let (renewals, clock) = (self.shared.renewals.clone(), self.shared.clock);
-        let listeners: Vec<_> = change.set.iter().map(|mapping| mapping.listener).collect();
-        let applied = self.shared.datapath.run(move |datapath| {
-            // Whoever slept for longer than a lease must look again before it opens anything.
-            if let Some(lease) = lease {
-                if decided.elapsed() > lease {
-                    return (
-                        Vec::new(),
-                        Err(Undone::Failed("it was decided longer ago than a lease lasts".to_owned())),
-                    );
-                }
-                match renewals.renew_unless_fresh(datapath.as_mut(), clock, lease, &listeners) {
-                    Ok(lapsed) if lapsed.is_empty() => {}
-                    Ok(lapsed) => return (Vec::new(), Err(Undone::Lapsed(lapsed))),
-                    Err(error) => return (Vec::new(), Err(Undone::Failed(error_chain(&error)))),
-                }
-            }
-            let first = match datapath.apply(&change) {
-                Ok(applied) => return (Vec::new(), Ok(applied)),
-                Err(error) => error,
-            };
-            // Somebody may have taken our table away a moment ago. Once it is back in line the change may pass.
-            match datapath.reconcile() {
-                Ok(drift) => (drift, datapath.apply(&change).map_err(|error| Undone::Failed(error_chain(&error)))),
-                Err(_) => (Vec::new(), Err(Undone::Failed(error_chain(&first)))),
-            }
-        });
-        let failed = |error| Event::CommitFailed { stage: Stage::Datapath, error };
-        match applied.await {
-            Ok((drift, result)) => {
-                super::watch::note_repair(&self.shared, &drift);
-                if fails_over && !matches!(result, Err(Undone::Lapsed(_))) {
-                    self.count_failover(result.is_ok());
-                }
-                match result {
-                    Ok(applied) => {
-                        if applied.changed > 0 {
-                            self.shared.counters.committed(applied.commit);
-                        }
-                        Event::Committed { commit: applied.commit }
-                    }
-                    Err(Undone::Failed(error)) => failed(error),
-                    Err(Undone::Lapsed(listeners)) => Event::LeaseLapsed { listeners },
-                }
-            }
-            Err(error) => failed(error.to_string()),
-        }
-    }
-
-    fn count_failover(&self, succeeded: bool) {
-        let status = self.machine.status(self.now());
-        let reason = if status.pinned.is_some() { "pinned" } else { status.verdict.word() };
-        let took = self.machine.trouble_since().map(|since| self.now().since(since));
-        self.shared.counters.failover(self.name.as_str(), reason, succeeded, took);
     }
 
     async fn serve(&mut self, request: Request) -> Served {

@@ -3,6 +3,7 @@
 
 mod agent;
 mod cluster;
+mod commit;
 mod crash;
 mod departed;
 mod flows;

@@ -34,14 +34,14 @@ impl Cluster {
 
     /// Keeps the proof of the moment in which a dead primary was fenced off, and no other.
     pub(super) fn note_proof(&mut self, now: Mono) {
-        match self.primary {
-            Some(primary) if self.assessment.verdict == Verdict::Dead => {
-                if self.open {
-                    self.proof = acknowledged_by(self.view(now), primary);
-                }
+        let Some(primary) = self.primary.filter(|_| self.assessment.verdict == Verdict::Dead) else {
+            if self.run.is_none() {
+                self.proof = None;
             }
-            _ if self.run.is_none() => self.proof = None,
-            _ => {}
+            return;
+        };
+        if self.open {
+            self.proof = acknowledged_by(self.view(now), primary);
         }
     }
 

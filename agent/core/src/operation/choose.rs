@@ -82,20 +82,13 @@ impl Candidates<'_> {
     pub fn errant(&self, server: SocketAddr, standing: &Standing) -> Option<String> {
         let origin =
             |history: &History| history.without_origin(self.old_origin.uuid.as_deref(), self.old_origin.server_id);
-        let extra = match self.old_executed {
-            Some(old) => origin(&standing.executed.minus(old)),
+        let extra = if let Some(old) = self.old_executed {
+            origin(&standing.executed.minus(old))
+        } else {
             // Nobody asked the old primary in time: what no other replica has either is doubtful.
-            None => {
-                let others = self
-                    .standings
-                    .iter()
-                    .filter(|&(&s, _)| s != server && s != self.old)
-                    .map(|(_, s)| s.received.clone());
-                match others.reduce(|a, b| a.union(&b)) {
-                    Some(others) => origin(&standing.executed.minus(&others)),
-                    None => return None,
-                }
-            }
+            let others = self.standings.iter().filter(|&(&s, _)| s != server && s != self.old);
+            let others = others.map(|(_, s)| s.received.clone()).reduce(|a, b| a.union(&b))?;
+            origin(&standing.executed.minus(&others))
         };
         (!extra.is_empty()).then(|| extra.to_string())
     }

@@ -27,19 +27,16 @@ impl Cluster {
             self.barred = None;
             return;
         };
-        match self.bar(old, now) {
-            Some(why) => {
-                if self.barred.as_ref() != Some(&why) {
-                    actions.push(record("barred", format!("no automatic failover: {why}")));
-                    self.barred = Some(why);
-                }
+        if let Some(why) = self.bar(old, now) {
+            if self.barred.as_ref() != Some(&why) {
+                actions.push(record("barred", format!("no automatic failover: {why}")));
+                self.barred = Some(why);
             }
-            None => {
-                self.barred = None;
-                let reason = self.assessment.reasons.join("; ");
-                let op = self.operation(Kind::Failover, Trigger::Verdict, reason, old, now);
-                self.begin(op, Step::Fence, now, actions);
-            }
+        } else {
+            self.barred = None;
+            let reason = self.assessment.reasons.join("; ");
+            let op = self.operation(Kind::Failover, Trigger::Verdict, reason, old, now);
+            self.begin(op, Step::Fence, now, actions);
         }
     }
 

@@ -76,7 +76,8 @@ impl Cluster {
     }
 
     fn meet(&mut self, server: SocketAddr, actions: &mut Vec<Action>) {
-        let writable = self.servers.get(&server).and_then(Health::state).is_some_and(|s| s.is_writable());
+        let writable =
+            self.servers.get(&server).and_then(Health::state).is_some_and(crate::observation::ServerState::is_writable);
         let quarantined = self.outcasts.get(&server).is_some_and(|outcast| outcast.quarantine.is_some());
         match self.returning.get(&server) {
             Some(_) => {}
