@@ -42,6 +42,8 @@ each_flavour! {
     fn a_failover_whose_agent_dies_at_every_step_of_it_comes_to_its_end(install) {
         let places = places(&["fence", "disarm", "drain", "recheck", "promote", "open", "repoint"]);
         let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
+        // A primary that has just refused is not looked at again; a hook is asked in that step all the same.
+        scene.agent.write_settings("[hooks]\nbefore_promote = \"true\"\n")?;
         scene.start_to_crash_at(&places[0])?;
         scene.wait_verdict("healthy")?;
         let writer = scene.write(Pace::default())?;
