@@ -129,6 +129,18 @@ impl Scene {
         Ok(session)
     }
 
+    /// kill -9 of a primary of which its replicas have received everything: what it comes back with is nobody's loss.
+    pub fn lose(&mut self, primary: usize) -> Result<()> {
+        self.cluster.servers()[primary].sql("FLUSH TABLES WITH READ LOCK")?;
+        let others = (0..self.cluster.servers().len()).filter(|&other| other != primary);
+        for replica in others.filter(|&other| self.cluster.replicates(other).unwrap_or(false)) {
+            eventually("the last write to be received", PATIENCE, || {
+                Ok(self.cluster.has_received(replica, primary)?.then_some(()))
+            })?;
+        }
+        self.cluster.server(primary).kill()
+    }
+
     /// The agent in promote mode, in front of servers that have been prepared; `more` are further keys of the whole file.
     pub fn start_as_promoter(&mut self, more: &str) -> Result<()> {
         let text = agent::promoting(NAME, &self.addresses(), self.listener(), more);

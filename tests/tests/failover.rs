@@ -13,7 +13,7 @@ each_flavour! {
         let mut scene = Scene::start_promoting(install, 3, "data_loss = \"allow\"")?;
         scene.wait_verdict("healthy")?;
         let writer = scene.write(Pace::default())?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         eventually("the new epoch", SOON, || Ok((scene.epoch()? == 2).then_some(()))).with_context(|| scene.agent.log(60))?;
         writer.wait_for_write(Instant::now())?;
         let reached = scene.reached()?;

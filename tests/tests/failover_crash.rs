@@ -50,7 +50,7 @@ each_flavour! {
         // What they receive from here on is still to be applied when the primary dies.
         let held = [scene.hold_back(1)?, scene.hold_back(2)?];
         writer.wait_for_write(Instant::now())?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         go_through(&mut scene, &places, |scene, place| {
             if place == "step:drain" {
                 held.iter().try_for_each(let_go)?;
@@ -78,7 +78,7 @@ each_flavour! {
             scene.wait_verdict("healthy")?;
             scene.wait_whole(&[])?;
             let writer = scene.write(Pace::default())?;
-            scene.cluster.server(old).kill()?;
+            scene.lose(old)?;
             scene.wait_crash(place)?;
             scene.cluster.server(old).restart()?;
             scene.cluster.set_read_only(old, false)?;
@@ -103,7 +103,7 @@ each_flavour! {
         scene.start_to_crash_at("step:promote")?;
         scene.wait_verdict("healthy")?;
         let writer = scene.write(Pace::default())?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         scene.wait_crash("step:promote")?;
         // The best of two equals is the one with the lower address.
         scene.cluster.server(1).kill()?;

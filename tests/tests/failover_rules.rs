@@ -114,7 +114,7 @@ with_mysql! {
         let mut scene = Scene::start_promoting(install, 3, "")?;
         scene.wait_verdict("healthy")?;
         let writer = scene.write(Pace::default())?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let why = scene.wait_alarm("failover_barred")?;
         ensure!(why.contains("data_loss is \"forbid\"") && why.contains("--allow-data-loss"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
@@ -134,7 +134,7 @@ with_mysql! {
         scene.agent.write_cluster("orders", &text)?;
         scene.agent.shunt_ok(&["reload"])?;
         scene.wait_verdict("healthy")?;
-        scene.cluster.server(second).kill()?;
+        scene.lose(second)?;
         let why = scene.wait_alarm("failover_barred")?;
         ensure!(why.contains("cooldown") && why.contains("shunt failover orders"), "{why}");
         ensure_nobody_is_promoted(&scene, 2)?;
@@ -154,7 +154,7 @@ with_mysql! {
         let mut scene = Scene::start_promoting(install, 3, &format!("{ALLOW}\ncooldown = \"0s\""))?;
         scene.wait_verdict("healthy")?;
         scene.agent.shunt_ok(&["pause", "orders", "--reason", "a new disk"])?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let why = scene.wait_alarm("failover_barred")?;
         ensure!(why.contains("paused (a new disk"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
@@ -166,7 +166,7 @@ with_mysql! {
         let address = scene.addresses()[second].to_string();
         scene.agent.shunt_ok(&["pin", "orders", &address])?;
         let epoch = scene.epoch()?;
-        scene.cluster.server(second).kill()?;
+        scene.lose(second)?;
         let why = scene.wait_alarm("failover_barred")?;
         ensure!(why.contains("pinned"), "{why}");
         ensure_nobody_is_promoted(&scene, epoch)?;
@@ -180,7 +180,7 @@ with_mysql! {
 
     fn a_fence_hook_that_fails_stops_a_failover(install) {
         let mut scene = with_hooks(install, "fence = \"echo the switch does not answer; exit 3\"")?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let why = scene.wait_ending("failed")?;
         ensure!(why.contains("the fence hook failed"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
@@ -192,7 +192,7 @@ with_mysql! {
         let dir = Dir::new("hooks")?;
         let permit = dir.path().join("permit");
         let mut scene = with_hooks(install, &format!("before_promote = \"test -e {}\"", permit.display()))?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let why = scene.wait_ending("failed")?;
         ensure!(why.contains("before_promote hook failed"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
@@ -210,7 +210,7 @@ with_mysql! {
         let tell = |hook: &str| format!("{hook} = \"env | grep ^SHUNT_ > {folder}/{hook}.$SHUNT_EVENT\"\n");
         let hooks = ["fence", "before_promote", "after_failover", "notify"].map(tell).concat();
         let mut scene = with_hooks(install, &hooks)?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let primary = scene.wait_whole(&[0])?;
         let (old, new) = (scene.addresses()[0], scene.addresses()[primary]);
         for (file, event, knows_new) in [
@@ -251,7 +251,7 @@ with_mysql! {
         let began = |agent: &Agent| -> Result<usize> {
             Ok(agent.events()?.iter().filter(|e| e["kind"] == "operation" && e["data"]["state"] == "begun").count())
         };
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let second = scene.wait_whole(&[0])?;
         other.wait_mapped(listener, scene.addresses()[second])?;
         ensure!(began(&scene.agent)? == 1 && began(&other)? == 0, "{}", other.log(40));
@@ -262,7 +262,7 @@ with_mysql! {
 
         // Frozen, it is still in charge: it may wake up in the middle of something.
         scene.agent.signal(Signal::SIGSTOP)?;
-        scene.cluster.server(second).kill()?;
+        scene.lose(second)?;
         let why = eventually("the other one to say why it does nothing", SOON, || {
             let alarms = other.list()?["alarms"].as_array().cloned().unwrap_or_default();
             Ok(alarms.into_iter().find(|alarm| alarm["alarm"] == "failover_barred"))
@@ -291,7 +291,7 @@ with_mysql! {
         fill(&disk.join("ballast"))?;
         ensure!(disk.join("reserve").exists(), "the reserve is there until it is needed");
         let writer = scene.write(Pace::default())?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         scene.wait_whole(&[0])?;
         ensure!(scene.epoch()? == 2);
         writer.wait_for_write(Instant::now())?;
@@ -310,7 +310,7 @@ with_mysql! {
         let pid = scene.agent.pid().context("the agent runs")?.to_string();
         let limit = |size: &str| scene.proxy.ns().run("prlimit", &["--pid", &pid, &format!("--fsize={size}:unlimited")]);
         limit("0")?;
-        scene.cluster.server(0).kill()?;
+        scene.lose(0)?;
         let why = scene.wait_alarm("operation_stuck")?;
         ensure!(why.contains("could not be written into the journal"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
