@@ -310,7 +310,7 @@ with_mysql! {
         let pid = scene.agent.pid().context("the agent runs")?.to_string();
         let limit = |size: &str| scene.proxy.ns().run("prlimit", &["--pid", &pid, &format!("--fsize={size}:unlimited")]);
         limit("0")?;
-        scene.lose(0)?;
+        scene.cluster.server(0).kill()?;
         let why = scene.wait_alarm("operation_stuck")?;
         ensure!(why.contains("could not be written into the journal"), "{why}");
         ensure_nobody_is_promoted(&scene, 1)?;
