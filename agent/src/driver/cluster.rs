@@ -122,6 +122,8 @@ pub(super) struct ClusterTask {
     cadence: watch::Sender<Cadence>,
     probes: BTreeMap<SocketAddr, ProbeHandle>,
     status: watch::Sender<ClusterStatus>,
+    /// The mode that the probes run in.
+    probing: FailoverMode,
     /// The epoch that the store has.
     pub(super) written: Epoch,
     pub(super) tasks: Tasks,
@@ -157,6 +159,7 @@ impl ClusterHandle {
             cadence: watch::Sender::new(Cadence::Normal),
             probes: BTreeMap::new(),
             status,
+            probing: config.failover,
             written,
             tasks,
             outcomes,
@@ -182,7 +185,9 @@ impl ClusterHandle {
 impl ClusterTask {
     async fn run(mut self) {
         loop {
-            let deadline = self.machine.next_deadline().map(|at| self.shared.clock.instant(at));
+            let owed = self.owed.is_some().then(|| self.now() + Duration::from_secs(1));
+            let deadline = self.machine.next_deadline().into_iter().chain(owed).min();
+            let deadline = deadline.map(|at| self.shared.clock.instant(at));
             let sleep = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -202,9 +207,17 @@ impl ClusterTask {
                 Some((order, result)) = self.outcomes.recv() => self.handle(Event::TaskDone { order, result }).into(),
                 () = sleep => self.handle(Event::Deadline).into(),
             };
+            if self.owed.is_some() {
+                self.pay().await;
+            }
             if !actions.is_empty() {
                 self.carry_out(actions).await;
                 self.status.send_replace(self.machine.status(self.now()));
+            }
+            // A mode that had to wait for an operation's end.
+            if self.probing != self.machine.config().failover {
+                self.probes.clear();
+                self.set_probes();
             }
             if let Some(done) = done {
                 let _ = done.send(());
@@ -348,6 +361,9 @@ impl ClusterTask {
                 Served { actions, answer: Some((reply, Ok(done))), done: None }
             }
             Request::Clear { server, by, reply } => {
+                if let Some(busy) = self.busy() {
+                    return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
+                }
                 let done = format!("{server} of {} is cast out no more, cleared by {by}", self.name);
                 let actions = self.handle(Event::Clear { server, by });
                 Served { actions, answer: Some((reply, Ok(done))), done: None }
@@ -406,6 +422,7 @@ impl ClusterTask {
 
     fn set_probes(&mut self) {
         let config = self.machine.config();
+        self.probing = config.failover;
         self.probes = config
             .servers
             .iter()

@@ -16,6 +16,12 @@ pub(super) struct Owed {
     outcasts: Option<Vec<Outcast>>,
 }
 
+impl Owed {
+    pub(super) const fn is_some(&self) -> bool {
+        self.end.is_some() || self.outcasts.is_some()
+    }
+}
+
 impl ClusterTask {
     /// The journal first, the tasks second.
     pub(super) async fn begin(&mut self, operation: Box<Operation>, orders: Vec<Order>) -> Event {
@@ -51,7 +57,7 @@ impl ClusterTask {
     }
 
     /// Tries to write down what is owed; a disk that is full is tried again with the next step.
-    async fn pay(&mut self) {
+    pub(super) async fn pay(&mut self) {
         if let Err(error) = self.pay_debts().await {
             tracing::error!(cluster = %self.name, error, "an operation could not be written down; it is tried again");
         }

@@ -21,6 +21,10 @@ pub async fn examine(work: Work<'_>) -> Result<Standing, TaskError> {
 
 pub async fn make_writable(work: Work<'_>) -> Result<Standing, TaskError> {
     let (mut link, look) = work.look().await?;
+    if look.standing.replication.channels > 0 {
+        // Somebody has made it a replica since.
+        return Err(refused(format!("{} has a source configured: it is not made writable", work.server)));
+    }
     if !look.standing.read_only {
         // A `super_read_only` that is still on its way does not show as read-only; this ends it, too.
         let partly = link.dialect().writable();

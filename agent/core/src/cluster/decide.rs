@@ -92,13 +92,13 @@ impl Cluster {
 
     pub(super) fn lead(&mut self, server: SocketAddr, why: &'static str, actions: &mut Vec<Action>) {
         self.open = true;
+        if self.outcasts.remove(&server).is_some() {
+            self.keep_outcasts(actions);
+        }
         if self.primary == Some(server) {
             return;
         }
         let before = self.primary.replace(server);
-        if self.outcasts.remove(&server).is_some() {
-            self.keep_outcasts(actions);
-        }
         self.epoch = self.epoch.next();
         let from = before.map_or_else(|| "nobody".to_owned(), |b| self.label(b));
         let mut data =

@@ -7,7 +7,9 @@ use super::acknowledged::Past;
 use super::freshness::Freshness;
 use crate::Mono;
 use crate::config::ProbeConfig;
-use crate::observation::{Channel, Failure, FailureKind, GroupView, IoThread, Observation, Outcome, ServerState};
+use crate::observation::{
+    Channel, Failure, FailureKind, GroupView, IoThread, Observation, Outcome, PromoterLock, ServerState,
+};
 
 /// A replica whose source is silent for this many heartbeat periods receives from it no more. The thread's state alone
 /// says "connected" for `replica_net_timeout` (60 s) after a silent loss.
@@ -116,6 +118,13 @@ impl Health {
             answer.took = Duration::ZERO;
             (answer.state.read_only, answer.state.super_read_only) = (false, false);
             answer.state.channels.clear();
+        }
+    }
+
+    /// Whether we hold its lock is not known any more.
+    pub fn forget_lock(&mut self) {
+        if let Some(answer) = &mut self.answer {
+            answer.state.promoter = PromoterLock::NotAsked;
         }
     }
 

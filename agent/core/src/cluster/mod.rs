@@ -51,7 +51,7 @@ use lapse::Lapses;
 use operate::{Readiness, Restoring, Returning, Run};
 use readers::Fit;
 
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, FailoverMode};
 use crate::observation::Outcome;
 use crate::operation::{OpId, OrderId, Outcast};
 use crate::{Epoch, Mono};
@@ -105,6 +105,10 @@ pub struct Cluster {
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
+    /// The moment of the last event.
+    clock: Mono,
+    /// The mode to be in when the operation is over.
+    mode_after: Option<FailoverMode>,
     /// Why nothing may be opened until an operator says who the primary is.
     sealed: Option<String>,
 }
@@ -172,6 +176,8 @@ impl Cluster {
             readiness: Readiness::default(),
             restoring: Restoring::default(),
             proof: None,
+            clock: now,
+            mode_after: None,
             sealed: remembered.unreadable,
             config,
         };
@@ -193,8 +199,15 @@ impl Cluster {
     }
 
     /// Takes a new configuration of the same cluster. What is known of servers that stay is kept.
-    pub fn reconfigure(&mut self, config: ClusterConfig, now: Mono) -> Vec<Action> {
+    pub fn reconfigure(&mut self, mut config: ClusterConfig, now: Mono) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.clock = now;
+        if self.run.is_some() {
+            // An operation ends under the rules, and with the lock, that it began with.
+            self.mode_after = Some(std::mem::replace(&mut config.failover, self.config.failover));
+        }
+        // The connections that held the locks are made anew.
+        self.servers.values_mut().for_each(Health::forget_lock);
         let mut known = std::mem::take(&mut self.servers);
         self.servers =
             config.servers.iter().map(|s| (s.address, known.remove(&s.address).unwrap_or_default())).collect();
@@ -223,6 +236,7 @@ impl Cluster {
     /// The one way in.
     pub fn handle(&mut self, event: Event, now: Mono) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.clock = now;
         match event {
             Event::Observed(seen) => self.observed(&seen),
             Event::Pin { listener, server } => self.pin(listener, server, &mut actions),

@@ -180,6 +180,8 @@ pub struct Operation {
     pub goal: Option<History>,
     /// Servers that may take writes though they are not the primary: they are made read-only when they come back.
     pub suspects: BTreeSet<SocketAddr>,
+    /// Everything that anybody was ever seen to have received: a replica that restarts may lose what it had.
+    pub seen: Option<History>,
     /// The old primary answered after it was made read-only, and had this: what the next primary must have.
     pub disarmed: Option<History>,
     /// Read-only may be off on a server other than the old primary: from here on nothing is taken back.

@@ -32,6 +32,7 @@ pub(super) fn failover(id: u64) -> Operation {
         binlog_format: "ROW".into(),
     };
     Operation {
+        seen: None,
         id: OpId(id),
         kind: Kind::Failover,
         trigger: Trigger::Verdict,

@@ -40,6 +40,14 @@ impl Cluster {
         self.evidence(server) != Evidence::Gone && state.is_none_or(ServerState::is_writable)
     }
 
+    /// Whether the step's tasks may be started: it asks nothing of servers, or the lock is ours.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| {
+            matches!(run.op.step, Step::Precheck | Step::Hold | Step::Sessions | Step::Fence | Step::Reopen)
+                || self.lock_bar(Some(run.op.old)).is_none()
+        })
+    }
+
     /// Another agent may be in charge by now: nothing is done to any server but by the one that holds the lock.
     pub(super) fn is_without_lock(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
         let Some(op) = self.run.as_ref().map(|run| &run.op) else { return false };

@@ -6,25 +6,30 @@ use super::steps::{ASIDE, DISARM, run_mut};
 use super::{AGAIN, Answer, Wanted, want};
 use crate::Mono;
 use crate::cluster::Cluster;
-use crate::cluster::acknowledged::acknowledged_by;
 use crate::cluster::event::Action;
 use crate::cluster::health::Evidence;
 use crate::config::DataLoss;
-use crate::operation::{Candidates, Hook, Kind, Report, Standing, Step, Task, choose};
+use crate::gtid::History;
+use crate::operation::{Candidates, Hook, Kind, Report, Standing, Step, Task, Trigger, choose};
 
 impl Cluster {
     pub(super) fn fence(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
         if !self.is_in_force(now) {
             return false;
         }
-        if self.is_switchover() {
-            // The moment from which it can acknowledge nothing to a client any more.
-            let proof = self.run.as_ref().and_then(|run| acknowledged_by(self.view(now), run.op.old));
-            run_mut(self, |run| {
+        // Nothing that was known before the fence counts: the moment from which the old primary can acknowledge nothing to a
+        // client any more is now. A verdict's proof was taken when its fence was.
+        let by_verdict = self.run.as_ref().is_some_and(|run| run.op.trigger == Trigger::Verdict);
+        let proof = self.run.as_ref().and_then(|run| self.proof_of(run.op.old, now));
+        run_mut(self, |run| {
+            let old = run.op.old;
+            run.op.standings.retain(|&server, _| server == old);
+            (run.op.chosen, run.op.goal, run.op.disarmed) = (None, None, None);
+            if !by_verdict {
                 run.op.acknowledged_by = proof.as_ref().map(|proof| proof.wait_count);
                 run.op.acknowledgers = proof.map(|proof| proof.acknowledgers).unwrap_or_default();
-            });
-        }
+            }
+        });
         let tasks = self.disarming();
         self.enter(Step::Disarm, tasks, now, actions);
         true
@@ -146,6 +151,10 @@ impl Cluster {
                 return true;
             }
         };
+        if let Some(why) = self.lost_since(&choice.goal) {
+            self.wait_or_undo(&why, now, actions);
+            return true;
+        }
         let Some(run) = &mut self.run else { return false };
         let standing = run.op.standings.get(&choice.server);
         let received = standing.map(|standing| standing.received.clone());
@@ -193,6 +202,18 @@ impl Cluster {
                  and {answered} do",
                 op.acknowledgers.len()
             )
+        })
+    }
+
+    /// What was seen to be received before and nobody has any more, if it must not be lost.
+    fn lost_since(&mut self, goal: &History) -> Option<String> {
+        let op = &mut self.run.as_mut()?.op;
+        let all = op.disarmed.as_ref().map_or_else(|| goal.clone(), |disarmed| goal.union(disarmed));
+        let seen = op.seen.as_ref().map_or_else(|| all.clone(), |seen| seen.union(&all));
+        let lost = seen.missing_from(&all);
+        op.seen = Some(seen);
+        (lost.count > 0 && !op.allow_loss && op.disarmed.is_none()).then(|| {
+            format!("data_loss is \"forbid\", and a replica had received {} that nobody has any more", lost.text)
         })
     }
 

@@ -96,8 +96,11 @@ impl Cluster {
         if self.config.failover != FailoverMode::Promote {
             return None;
         }
+        // A server gives the lock to somebody else some seconds after it has last heard from us.
+        let fresh = self.config.probe.interval + self.config.probe.timeout * 2;
         let ours = |server: &SocketAddr, health: &Health| {
             self.evidence(*server) == Evidence::Answers
+                && health.asked_at().is_some_and(|at| self.clock.since(at) <= fresh)
                 && health.state().is_some_and(|state| state.promoter == PromoterLock::Ours)
         };
         let held: Vec<_> = self.servers.iter().filter(|(s, h)| ours(s, h)).map(|(&s, _)| s).collect();
@@ -118,7 +121,9 @@ impl Cluster {
         let known = |server: SocketAddr| {
             server == old
                 || self.outcasts.contains_key(&server)
-                || op.is_some_and(|op| op.chosen == Some(server) || op.suspects.contains(&server))
+                || op.is_some_and(|op| {
+                    (op.promotion_began && op.chosen == Some(server)) || op.suspects.contains(&server)
+                })
         };
         let view = self.view(Mono::ZERO);
         view.writable().find(|&server| !known(server) && !view.is_attached(server))
@@ -135,7 +140,8 @@ impl Cluster {
             health.evidence(&self.config.probe) == Evidence::Answers
                 && health.state().is_some_and(|state| state.promoter == PromoterLock::Theirs)
         };
-        self.servers.values().filter(theirs).count() * 2 > self.servers.len()
+        let (theirs, total) = (self.servers.values().filter(theirs).count(), self.servers.len());
+        theirs * 2 > total || (total == 2 && theirs == 1)
     }
 
     /// An operation as it begins, with what is known now.
@@ -181,6 +187,7 @@ impl Cluster {
             chosen: None,
             goal: None,
             suspects: BTreeSet::new(),
+            seen: None,
             disarmed: None,
             promotion_began: false,
             salvaged: None,
@@ -211,6 +218,7 @@ impl Cluster {
     }
 
     pub(super) fn begin(&mut self, op: Operation, step: Step, now: Mono, actions: &mut Vec<Action>) {
+        self.forget_restoring(actions);
         super::telling::began(&self.config.name, &op, actions);
         let tasks = if step == Step::Precheck { self.examine_everybody() } else { Vec::new() };
         if step == Step::Fence {

@@ -41,6 +41,8 @@ use super::{AlarmKind, Cluster};
 use crate::Mono;
 use crate::operation::{Operation, Order, OrderId, Report, Step, Task, TaskError};
 
+use steps::run_mut;
+
 pub(super) use ready::Readiness;
 pub use refuse::Refusal;
 pub(super) use restore::Restoring;
@@ -297,11 +299,17 @@ impl Cluster {
     /// Goes on as far as can be gone on.
     pub(super) fn advance(&mut self, now: Mono, actions: &mut Vec<Action>) {
         loop {
-            let Some(run) = &mut self.run else { return };
-            match run.journal {
+            let Some(journal) = self.run.as_ref().map(|run| run.journal) else { return };
+            match journal {
                 Journal::Writing => return,
                 Journal::Failed(until) if now < until => return,
+                Journal::Failed(_) if self.was_overtaken(now, actions) => return,
+                Journal::Failed(_) if !self.may_go_on() => {
+                    run_mut(self, |run| run.journal = Journal::Failed(now + JOURNAL_AGAIN));
+                    return;
+                }
                 Journal::Failed(_) => {
+                    let Some(run) = &mut self.run else { return };
                     run.stuck = None;
                     run.journal = Journal::Writing;
                     run.op.serial += 1;
@@ -315,6 +323,7 @@ impl Cluster {
                 }
                 Journal::Written => {}
             }
+            let Some(run) = &mut self.run else { return };
             if run.is_resting(now) {
                 return;
             }
@@ -360,6 +369,14 @@ impl Cluster {
         }
         if let Some(why) = &self.barred {
             alarm(AlarmKind::FailoverBarred, why.clone());
+        }
+        if let Some(primary) = self.primary.filter(|p| self.run.is_none() && self.outcasts.contains_key(p)) {
+            let (name, label) = (&self.config.name, self.label(primary));
+            let what = format!(
+                "{label} was the primary and was cast out by an operation that failed, so nothing leads to it by itself: \
+                 `shunt pin {name} {label}` does, once it is known that nobody else took writes"
+            );
+            alarm(AlarmKind::OperationStuck, what);
         }
         for outcast in self.outcasts.values() {
             let label = self.label(outcast.server);

@@ -198,6 +198,12 @@ impl Cluster {
         tasks
     }
 
+    /// Somebody else who takes writes and has no source: whoever made it so, the old primary is not the primary any more.
+    fn successor_of(&self, old: SocketAddr) -> Option<SocketAddr> {
+        let view = self.view(Mono::ZERO);
+        view.writable().find(|&server| server != old && !view.is_attached(server))
+    }
+
     /// Who received from that server until it was told to stop.
     fn receivers_before(&self, source: SocketAddr) -> impl Iterator<Item = SocketAddr> {
         let view = self.view(Mono::ZERO);
@@ -236,6 +242,16 @@ impl Cluster {
                 true
             }
             None => {
+                if self.servers.keys().any(|&server| self.evidence(server) == Evidence::Unknown) {
+                    run_mut(self, |run| run.rest(now + AGAIN));
+                    return true;
+                }
+                if let Some(other) = self.successor_of(old) {
+                    let why = format!("{} takes writes by now", self.label(other));
+                    run_mut(self, |run| run.because = Some(why));
+                    self.finish(Outcome::Failed, now, actions);
+                    return true;
+                }
                 let tasks = self.undoing();
                 self.start(tasks, now, actions);
                 false

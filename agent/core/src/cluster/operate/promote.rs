@@ -103,6 +103,10 @@ impl Cluster {
         let old = run.op.old;
         run.op.suspects.extend([old, chosen]);
         self.cast_out(old, actions);
+        // Nothing that is still being done about it must come after its promotion.
+        if let Some(order) = self.returning.remove(&chosen).and_then(|returning| returning.order()) {
+            actions.push(Action::Forget(vec![order]));
+        }
         let tasks = if self.lock_bar(Some(old)).is_none() { self.promoting() } else { Vec::new() };
         self.enter(Step::Promote, tasks, now, actions);
     }

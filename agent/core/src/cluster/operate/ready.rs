@@ -67,7 +67,7 @@ impl Cluster {
     }
 
     pub(in crate::cluster) fn readiness_deadline(&self) -> Option<Mono> {
-        (self.config.failover == FailoverMode::Promote && self.run.is_none())
+        (self.config.failover == FailoverMode::Promote && self.run.is_none() && self.group_bar().is_none())
             .then(|| self.readiness.next.values().copied().min())
             .flatten()
     }

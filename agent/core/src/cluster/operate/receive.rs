@@ -80,6 +80,7 @@ impl Cluster {
                 let error = standing.replication.apply_error.clone();
                 let missing = goal.as_ref().map(|goal| goal.missing_from(&standing.executed)).unwrap_or_default();
                 // It had received everything. A restart may have cost it its relay log.
+                let is_unsent = goal.as_ref().is_some_and(|goal| !goal.is_subset(&standing.received));
                 let has_lost = run.revoked && goal.as_ref().is_some_and(|goal| !goal.is_subset(&standing.received));
                 if let Some(chosen) = run.op.chosen {
                     run.op.standings.insert(chosen, *standing);
@@ -93,8 +94,16 @@ impl Cluster {
                     return true;
                 }
                 let old = self.run.as_ref().map(|run| run.op.old);
-                if self.is_switchover() && old.is_some_and(|old| self.evidence(old) == Evidence::Gone) {
+                let can_undo = self.run.as_ref().is_some_and(|run| !run.op.promotion_began);
+                let old_is_gone = old.is_some_and(|old| self.evidence(old) == Evidence::Gone);
+                if self.is_switchover() && can_undo && old_is_gone {
                     self.begin_undo("the old primary died before everything was sent".to_owned(), now, actions);
+                    return true;
+                }
+                if old_is_gone && is_unsent {
+                    // What only it had comes no more. The rule about data decides whether that may be.
+                    run_mut(self, |run| (run.revoked, run.op.disarmed) = (true, None));
+                    self.look_again_at_all(now, actions);
                     return true;
                 }
                 if has_lost {
@@ -103,7 +112,7 @@ impl Cluster {
                 }
                 let limit =
                     if self.is_switchover() { self.switchover_patience() } else { self.config.promoting.catch_up };
-                if self.is_switchover() && now.since(since) > limit {
+                if self.is_switchover() && can_undo && now.since(since) > limit {
                     let why = format!("{} transactions were not applied within {} s", missing.count, limit.as_secs());
                     self.begin_undo(why, now, actions);
                     return true;

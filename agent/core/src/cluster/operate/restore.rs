@@ -61,6 +61,13 @@ impl Cluster {
         })
     }
 
+    /// What an operation does comes first.
+    pub(super) fn forget_restoring(&mut self, actions: &mut Vec<Action>) {
+        if let Some((order, _)) = self.restoring.order.take() {
+            actions.push(Action::Forget(vec![order]));
+        }
+    }
+
     pub(super) fn note_restored(
         &mut self,
         order: OrderId,

@@ -40,6 +40,12 @@ enum Stage {
     Salvaging(History),
 }
 
+impl Returning {
+    pub(super) const fn order(&self) -> Option<OrderId> {
+        self.order
+    }
+}
+
 impl Cluster {
     pub(in crate::cluster) fn cast_out(&mut self, server: SocketAddr, actions: &mut Vec<Action>) {
         let outcast = Outcast { server, epoch: self.epoch, quarantine: None };

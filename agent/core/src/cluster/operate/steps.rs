@@ -84,6 +84,9 @@ impl Cluster {
             self.proof = run.op.acknowledged_by.map(|wait_count| Proof { wait_count, acknowledgers });
         }
         self.spared = None;
+        if let Some(mode) = self.mode_after.take() {
+            self.config.failover = mode;
+        }
         self.readiness.forget();
         actions.push(Action::KeepOutcasts(self.outcasts.values().cloned().collect()));
         actions.push(Action::End { operation: Box::new(run.op), ending });
