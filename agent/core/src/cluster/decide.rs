@@ -9,6 +9,7 @@ use super::verdict::{Assessment, Direction, Verdict};
 use super::{Cluster, URGENT_FOR};
 use crate::Mono;
 use crate::config::FailoverMode;
+use crate::operation::Step;
 
 impl Cluster {
     /// From what is known to a verdict, from the verdict to a plan, and to the driver if the plan is new.
@@ -40,7 +41,8 @@ impl Cluster {
             }
             return;
         };
-        if self.open {
+        let on_the_way_to_a_fence = self.run.as_ref().is_some_and(|run| run.op.step <= Step::Fence);
+        if self.open || on_the_way_to_a_fence {
             self.proof = acknowledged_by(self.view(now), primary);
         }
     }

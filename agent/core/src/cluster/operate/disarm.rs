@@ -42,7 +42,8 @@ impl Cluster {
         let old = run.op.old;
         let read_only = Task::MakeReadOnly { server: old, end_sessions: true };
         if run.op.kind == Kind::Switchover {
-            return vec![want(read_only, DISARM)];
+            let others = self.ask_the_others(false);
+            return std::iter::once(want(read_only, DISARM)).chain(others).collect();
         }
         // A living primary needs nobody to be told to stop: once it is read-only there is nothing to acknowledge, and what it
         // has still flows to its replicas.
@@ -208,9 +209,8 @@ impl Cluster {
     /// What was seen to be received before and nobody has any more, if it must not be lost.
     fn lost_since(&mut self, goal: &History) -> Option<String> {
         let op = &mut self.run.as_mut()?.op;
-        let all = op.disarmed.as_ref().map_or_else(|| goal.clone(), |disarmed| goal.union(disarmed));
-        let seen = op.seen.as_ref().map_or_else(|| all.clone(), |seen| seen.union(&all));
-        let lost = seen.missing_from(&all);
+        let seen = op.seen.as_ref().map_or_else(|| goal.clone(), |seen| seen.union(goal));
+        let lost = seen.missing_from(goal);
         op.seen = Some(seen);
         (lost.count > 0 && !op.allow_loss && op.disarmed.is_none()).then(|| {
             format!("data_loss is \"forbid\", and a replica had received {} that nobody has any more", lost.text)

@@ -58,7 +58,7 @@ restarted before    | undone, db1                |                              
 restarted after     | undone, db1                |                                                | undone → db1
 restarted, no lock  | undone, db1                |                                                | undone → db1
 restarted, too late | undone, db1                |                                                | undone → db3
-an hour later       | precheck, db1              |                                                | done → db2
+an hour later       | precheck, db1              |                                                | refused → db1
 -- fence
 answered            | disarm, fence              | make read-only: 1; stop receiving: 2345        | done → db2, db1 cast out
 refused             | -
@@ -92,7 +92,7 @@ restarted before    | fence stuck, db1           |                              
 restarted after     | fence stuck, db1           |                                                | done → db2, db1 cast out
 restarted, no lock  | fence stuck, db1           |                                                | failed → fence, barred
 restarted, too late | failed, db1                | examine: 2345                                  | failed → db3
-an hour later       | fence, db1                 |                                                | done → db2, db1 cast out
+an hour later       | fence stuck, db1           |                                                | done → db2, db1 cast out
 -- disarm
 answered            | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 cast out
 refused             | disarm stuck, fence        | make read-only: 1; stop receiving: 2345        | done → db2, db1 cast out
@@ -124,7 +124,7 @@ restarted before    | fence stuck, fence         |                              
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
-an hour later       | disarm, fence              |                                                | done → db2, db1 cast out
+an hour later       | disarm stuck, fence        |                                                | done → db2, db1 cast out
 -- catch_up
 answered            | drain, fence               | apply what was received: 2                     | done → db2, db1 cast out
 refused             | disarm, fence              | stop receiving: 2345                           | done → db3, db1 cast out
@@ -156,7 +156,7 @@ restarted before    | fence stuck, fence         |                              
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
-an hour later       | catch_up, fence            |                                                | done → db2, db1 cast out
+an hour later       | catch_up stuck, fence      |                                                | done → db2, db1 cast out
 -- drain
 answered            | promote, fence             | promote: 2                                     | done → db2, db1 cast out
 refused             | drain, fence               | apply what was received: 2                     | done → db2, db1 cast out
@@ -188,7 +188,7 @@ restarted before    | fence stuck, fence         |                              
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
-an hour later       | drain, fence               |                                                | done → db2, db1 cast out
+an hour later       | drain stuck, fence         |                                                | done → db2, db1 cast out
 -- salvage
 answered            | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 quarantined
 refused             | catch_up, fence            | catch up to db3: 2                             | done → db2, db1 quarantined
@@ -220,7 +220,7 @@ restarted before    | fence stuck, fence         |                              
 restarted after     | fence stuck, fence         |                                                | done → db2
 restarted, no lock  | fence stuck, fence         |                                                | failed → fence
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
-an hour later       | salvage, fence             |                                                | done → db2
+an hour later       | salvage stuck, fence       |                                                | done → db2
 -- recheck
 answered            | promote, fence             | promote: 2                                     | done → db2, db1 cast out
 refused             | promote, fence             | promote: 2                                     | done → db2, db1 cast out
@@ -252,7 +252,7 @@ restarted before    | fence stuck, fence         |                              
 restarted after     | fence stuck, fence         |                                                | done → db2, db1 cast out
 restarted, no lock  | fence stuck, fence         |                                                | failed → fence, barred
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3
-an hour later       | recheck, fence             |                                                | done → db2, db1 cast out
+an hour later       | recheck stuck, fence       |                                                | done → db2, db1 cast out
 -- promote
 answered            | open, fence                | repoint to db2: 345                            | done → db2, db1 cast out
 refused             | promote stuck, fence       |                                                | done → db2, db1 cast out
@@ -285,7 +285,7 @@ restarted before    | promote stuck, fence       |                              
 restarted after     | promote stuck, fence       |                                                | done → db2, db1 cast out
 restarted, no lock  | promote stuck, fence       |                                                | stuck at promote → fence, db1 cast out
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3, db1 cast out, db2 cast out
-an hour later       | promote, fence             |                                                | done → db2, db1 cast out
+an hour later       | promote stuck, fence       |                                                | done → db2, db1 cast out
 -- open
 answered            | open, fence                |                                                | done → db2, db1 cast out
 refused             | open, fence                |                                                | done → db2, db1 cast out
@@ -318,7 +318,7 @@ restarted before    | open stuck, fence          |                              
 restarted after     | open stuck, fence          |                                                | done → db2, db1 cast out
 restarted, no lock  | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 restarted, too late | failed, fence              | examine: 2345                                  | failed → db3, db1 cast out, db2 cast out
-an hour later       | open, fence                |                                                | done → db2, db1 cast out
+an hour later       | open stuck, fence          |                                                | done → db2, db1 cast out
 -- repoint
 answered            | done, db2                  | examine: 2345                                  | done → db2, db1 cast out
 refused             | repoint, db2               | repoint to db2: 345                            | done → db2, db1 cast out
@@ -350,7 +350,7 @@ restarted before    | repoint stuck, db2         |                              
 restarted after     | repoint stuck, db2         |                                                | done → db2, db1 cast out
 restarted, no lock  | repoint stuck, db2         |                                                | stuck at repoint → db2, db1 cast out
 restarted, too late | failed, db2                | examine: 2345                                  | failed → db3, db1 cast out, db2 cast out
-an hour later       | repoint, db2               |                                                | done → db2, db1 cast out
+an hour later       | repoint stuck, db2         |                                                | done → db2, db1 cast out
 -- undo
 answered            | reopen, fence              |                                                | undone → db1
 refused             | undo stuck, fence          |                                                | undone → db1
@@ -384,7 +384,7 @@ restarted before    | undo stuck, fence          |                              
 restarted after     | undo stuck, fence          |                                                | undone → db1
 restarted, no lock  | undo stuck, fence          |                                                | undone → db1
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
-an hour later       | undo, fence                |                                                | undone → db1
+an hour later       | undo stuck, fence          |                                                | undone → db1
 -- reopen
 answered            | undone, db1                | examine: 12345                                 | undone → db1
 refused             | reopen, fence              |                                                | undone → db1

@@ -58,7 +58,7 @@ restarted before    | undone, db1                |                              
 restarted after     | undone, db1                |                                                | undone → db1
 restarted, no lock  | undone, db1                |                                                | undone → db1
 restarted, too late | undone, db1                |                                                | undone → db3
-an hour later       | precheck, db1              |                                                | done → db2
+an hour later       | precheck, db1              |                                                | refused → db1
 -- hold
 answered            | sessions, fence but db1    | end sessions: 1                                | done → db2
 refused             | -
@@ -71,7 +71,7 @@ old is read-only    | hold, db1                  |                              
 old is writable     | hold, db1                  |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | hold, db1                  |                                                | failed, done → db2, db1 cast out
-candidate dies      | hold, db1                  |                                                | undone → db1
+candidate dies      | hold, db1                  |                                                | done → db3, db2 cast out
 another dies        | hold, db1                  |                                                | done → db2, db3 cast out
 stranger writable   | failed, db1                | examine: 12345                                 | failed → db1, writable db5
 lock lost           | reopen, db1                |                                                | undone → db1
@@ -91,7 +91,7 @@ restarted before    | undo stuck, db1            |                              
 restarted after     | undo stuck, db1            |                                                | undone → db1
 restarted, no lock  | undo stuck, db1            |                                                | undone → db1
 restarted, too late | failed, db1                | examine: 12345                                 | failed → db3
-an hour later       | hold, db1                  |                                                | done → db2
+an hour later       | reopen, db1                |                                                | undone → db1
 -- sessions
 answered            | fence, fence but db1       |                                                | done → db2
 refused             | undo, fence but db1        | make writable: 1                               | undone → db1
@@ -104,7 +104,7 @@ old is read-only    | sessions, fence but db1    |                              
 old is writable     | sessions, fence but db1    |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | undo, fence but db1        | make writable: 1                               | failed, done → db2, db1 cast out
-candidate dies      | sessions, fence but db1    |                                                | undone → db1
+candidate dies      | sessions, fence but db1    |                                                | done → db3, db2 cast out
 another dies        | sessions, fence but db1    |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence but db1      | examine: 12345                                 | failed → db1, writable db5
 lock lost           | reopen, fence but db1      |                                                | undone → db1
@@ -124,9 +124,9 @@ restarted before    | undo stuck, fence but db1  |                              
 restarted after     | undo stuck, fence but db1  |                                                | undone → db1
 restarted, no lock  | undo stuck, fence but db1  |                                                | undone → db1
 restarted, too late | failed, fence but db1      | examine: 12345                                 | failed → db3
-an hour later       | sessions, fence but db1    |                                                | done → db2
+an hour later       | reopen, fence but db1      |                                                | undone → db1
 -- fence
-answered            | disarm, fence              | make read-only: 1                              | done → db2
+answered            | disarm, fence              | make read-only: 1; examine: 2345               | done → db2
 refused             | -
 unknown             | -
 unreachable         | -
@@ -137,7 +137,7 @@ old is read-only    | fence, fence but db1       |                              
 old is writable     | fence, fence but db1       |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
 old dies            | fence, fence but db1       |                                                | failed, done → db2, db1 cast out
-candidate dies      | fence, fence but db1       |                                                | undone → db1
+candidate dies      | fence, fence but db1       |                                                | done → db3, db2 cast out
 another dies        | fence, fence but db1       |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence but db1      | examine: 12345                                 | failed → db1, writable db5
 lock lost           | reopen, fence but db1      |                                                | undone → db1
@@ -157,7 +157,7 @@ restarted before    | undo stuck, fence but db1  |                              
 restarted after     | undo stuck, fence but db1  |                                                | undone → db1
 restarted, no lock  | undo stuck, fence but db1  |                                                | undone → db1
 restarted, too late | failed, fence but db1      | examine: 12345                                 | failed → db3
-an hour later       | fence, fence but db1       |                                                | done → db2
+an hour later       | reopen, fence but db1      |                                                | undone → db1
 -- disarm
 answered            | drain, fence               | apply what was received: 2                     | done → db2
 refused             | undo, fence                | make writable: 1                               | undone → db1
@@ -169,8 +169,8 @@ epoch not written   | -
 old is read-only    | disarm, fence              |                                                | done → db2
 old is writable     | disarm, fence              |                                                | done → db2
 // doubtful: the proof of semi-sync is forgotten with the switchover, so an operator is needed
-old dies            | undo, fence                | make writable: 1                               | failed, done → db2, db1 cast out
-candidate dies      | disarm, fence              |                                                | undone → db1
+old dies            | disarm, fence              |                                                | failed, done → db2, db1 cast out
+candidate dies      | disarm, fence              |                                                | done → db3, db2 cast out
 another dies        | disarm, fence              |                                                | done → db2, db3 cast out
 stranger writable   | failed, fence              | examine: 12345                                 | failed → db1, writable db5
 lock lost           | failed, fence              | examine: 12345                                 | failed → db1
@@ -190,7 +190,7 @@ restarted before    | undo stuck, fence          |                              
 restarted after     | undo stuck, fence          |                                                | undone → db1
 restarted, no lock  | undo stuck, fence          |                                                | undone → db1
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
-an hour later       | disarm, fence              |                                                | done → db2
+an hour later       | disarm stuck, fence        |                                                | done → db2
 -- drain
 answered            | recheck, fence             | examine: 1                                     | done → db2
 refused             | drain, fence               | apply what was received: 2                     | done → db2
@@ -224,7 +224,7 @@ restarted before    | undo stuck, fence          |                              
 restarted after     | undo stuck, fence          |                                                | undone → db1
 restarted, no lock  | undo stuck, fence          |                                                | failed → fence
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
-an hour later       | drain, fence               |                                                | done → db2
+an hour later       | drain stuck, fence         |                                                | done → db2
 -- recheck
 answered            | promote, fence             | promote: 2                                     | done → db2
 refused             | promote, fence             | promote: 2                                     | done → db2
@@ -257,7 +257,7 @@ restarted before    | undo stuck, fence          |                              
 restarted after     | undo stuck, fence          |                                                | undone → db1
 restarted, no lock  | undo stuck, fence          |                                                | failed → fence
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
-an hour later       | recheck, fence             |                                                | done → db2
+an hour later       | recheck stuck, fence       |                                                | done → db2
 -- promote
 answered            | open, fence                | repoint to db2: 1345                           | done → db2
 refused             | promote stuck, fence       |                                                | done → db2
@@ -289,7 +289,7 @@ restarted before    | promote stuck, fence       |                              
 restarted after     | promote stuck, fence       |                                                | done → db2
 restarted, no lock  | promote stuck, fence       |                                                | stuck at promote → fence, db1 cast out
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3, db1 cast out, db2 cast out
-an hour later       | promote, fence             |                                                | done → db2
+an hour later       | promote stuck, fence       |                                                | done → db2
 -- open
 answered            | open, fence                |                                                | done → db2
 refused             | open, fence                |                                                | done → db2
@@ -322,7 +322,7 @@ restarted before    | open stuck, fence          |                              
 restarted after     | open stuck, fence          |                                                | done → db2
 restarted, no lock  | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3, db1 cast out, db2 cast out
-an hour later       | open, fence                |                                                | done → db2
+an hour later       | open stuck, fence          |                                                | done → db2
 -- repoint
 answered            | done, db2                  | examine: 12345                                 | done → db2
 refused             | repoint, db2               | repoint to db2: 1345                           | done → db2
@@ -354,7 +354,7 @@ restarted before    | repoint stuck, db2         |                              
 restarted after     | repoint stuck, db2         |                                                | done → db2
 restarted, no lock  | repoint stuck, db2         |                                                | stuck at repoint → db2, db1 cast out
 restarted, too late | failed, db2                | examine: 12345                                 | failed → db3, db1 cast out, db2 cast out
-an hour later       | repoint, db2               |                                                | done → db2
+an hour later       | repoint stuck, db2         |                                                | done → db2
 -- undo
 answered            | reopen, fence              |                                                | undone → db1
 refused             | undo stuck, fence          |                                                | undone → db1
@@ -386,7 +386,7 @@ restarted before    | undo stuck, fence          |                              
 restarted after     | undo stuck, fence          |                                                | undone → db1
 restarted, no lock  | undo stuck, fence          |                                                | undone → db1
 restarted, too late | failed, fence              | examine: 12345                                 | failed → db3
-an hour later       | undo, fence                |                                                | undone → db1
+an hour later       | reopen, fence              |                                                | undone → db1
 -- reopen
 answered            | undone, db1                | examine: 12345                                 | undone → db1
 refused             | -
