@@ -1,130 +1,23 @@
 //! The executors on real servers: every task in the order of a failover and of a switchover, each twice, and the ways in
 //! which servers do not do as they are told.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+#[path = "operate_tasks/bench.rs"]
+mod bench;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, OptsBuilder, SslOpts};
 use shunt::config::{Credentials, Password};
-use shunt::operate::{Executor, Terms, grants};
+use shunt::operate::{Executor, grants};
 use shunt_core::gtid::History;
 use shunt_core::observation;
-use shunt_core::operation::{Cause, Obstacle, Order, OrderId, Report, Standing, Task, TaskError};
+use shunt_core::operation::{Cause, Obstacle, Report, Standing, Task};
 use shunt_tests::sql::Console;
 use shunt_tests::template::{FOLLOWER, PASSWORD};
-use shunt_tests::{Cluster, Flavour, Host, Install, Lan, each_flavour, eventually};
+use shunt_tests::{Flavour, each_flavour, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A cluster, and the host that the agent would be on.
-struct Bench {
-    cluster: Cluster,
-    agent: Host,
-    _lan: Lan,
-}
-
-impl Bench {
-    fn start(install: &Install, count: u8, options: &[&str]) -> Result<Self> {
-        let lan = Lan::new()?;
-        let agent = lan.host("agent", 2)?;
-        let cluster = Cluster::start_with(&lan, install, count, options)?;
-        Ok(Self { cluster, agent, _lan: lan })
-    }
-
-    /// Runs the test's body where the agent is.
-    fn run(mut self, body: impl AsyncFnOnce(&mut Cluster, Tasks) -> Result<()> + Send) -> Result<()> {
-        let cluster = &mut self.cluster;
-        self.agent.ns().inside_async(move || async move { body(cluster, Tasks::of("shunt")).await })?
-    }
-}
-
-fn credentials(user: &str) -> Credentials {
-    Credentials { user: user.to_owned(), password_file: PathBuf::new(), password: Password::new(PASSWORD) }
-}
-
-/// An executor, and short words for its tasks.
-#[derive(Clone)]
-struct Tasks(Executor);
-
-fn terms(login: Credentials) -> Terms {
-    Terms { login, heartbeat: Duration::from_secs(1) }
-}
-
-impl Tasks {
-    fn of(user: &str) -> Self {
-        Self(Executor::new(credentials(user), terms(credentials("repl"))))
-    }
-
-    async fn order(&self, task: Task, within: Duration) -> Result<Report, TaskError> {
-        self.0.run(&Order { id: OrderId(1), task, within }).await
-    }
-
-    async fn standing(&self, task: Task) -> Result<Standing> {
-        let word = task.word();
-        match self.order(task, PATIENCE).await {
-            Ok(Report::Standing(standing)) => Ok(*standing),
-            Ok(other) => bail!("{word}: {other:?}"),
-            Err(error) => bail!("{word}: {error:?}"),
-        }
-    }
-
-    /// Once, and once more: the second time there is nothing left to do, and the answer is the same.
-    async fn twice(&self, task: Task) -> Result<Standing> {
-        let first = self.standing(task.clone()).await?;
-        let second = self.standing(task.clone()).await?;
-        ensure!(first == second, "{task:?} gave {first:?} and then {second:?}");
-        Ok(second)
-    }
-
-    async fn refusal(&self, task: Task) -> Result<TaskError> {
-        match self.order(task.clone(), PATIENCE).await {
-            Err(error) if error.cause == Cause::Refused => Ok(error),
-            other => bail!("{task:?} was not refused: {other:?}"),
-        }
-    }
-}
-
-fn insert(cluster: &mut Cluster, server: usize, note: &str) -> Result<()> {
-    cluster.server(server).sql(&format!("INSERT INTO app.t (note) VALUES ('{note}')"))?;
-    Ok(())
-}
-
-fn notes(cluster: &mut Cluster, server: usize) -> Result<Vec<String>> {
-    let rows = cluster.server(server).sql("SELECT note FROM app.t ORDER BY id")?;
-    Ok(rows.into_iter().flatten().flatten().collect())
-}
-
-fn wait_for_note(cluster: &mut Cluster, server: usize, note: &str) -> Result<()> {
-    eventually(&format!("{note} on db{}", server + 1), PATIENCE, || {
-        Ok(notes(cluster, server)?.iter().any(|n| n == note).then_some(()))
-    })
-}
-
-/// Addresses by number.
-fn addresses(cluster: &Cluster) -> Vec<SocketAddr> {
-    cluster.servers().iter().map(shunt_tests::Server::address).collect()
-}
-
-/// Semi-sync on every server, off.
-fn with_semi_sync(install: &Install) -> &'static [&'static str] {
-    match install.flavour {
-        Flavour::Mysql => {
-            &["--plugin-load=rpl_semi_sync_source=semisync_source.so;rpl_semi_sync_replica=semisync_replica.so"]
-        }
-        Flavour::Mariadb => &[],
-    }
-}
-
-/// The words of semi-sync's variables: the source's prefix.
-fn semi_source(flavour: Flavour) -> &'static str {
-    match flavour {
-        Flavour::Mysql => "rpl_semi_sync_source",
-        Flavour::Mariadb => "rpl_semi_sync_master",
-    }
-}
+use bench::*;
 
 each_flavour! {
     fn a_failover_and_the_return_of_the_old_primary_are_done_task_by_task(install) {
@@ -290,7 +183,10 @@ each_flavour! {
             }
             // One by hand, the other one as a failover does it.
             cluster.stop_receiving(1)?;
-            tasks.twice(Task::StopReceiving { server: db[2] }).await?;
+            // Its applier runs from then on, so the second answer may tell of more that is applied, and of nothing else received.
+            let stop = || tasks.standing(Task::StopReceiving { server: db[2] });
+            let (first, second) = (stop().await?.received, stop().await?.received);
+            ensure!(first.is_subset(&second) && second.is_subset(&first), "{first} and then {second}");
             cluster.server(0).kill()?;
             // While it applies it says that it has received what it has.
             {
@@ -536,17 +432,4 @@ each_flavour! {
         })?;
         Ok(())
     }
-}
-
-/// An ordinary client's connection.
-async fn client(server: SocketAddr, flavour: Flavour) -> Result<Conn> {
-    let tls = || SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
-    let opts = OptsBuilder::default()
-        .ip_or_hostname(server.ip().to_string())
-        .tcp_port(server.port())
-        .user(Some("app"))
-        .pass(Some(PASSWORD))
-        .ssl_opts((flavour == Flavour::Mysql).then(tls))
-        .prefer_socket(false);
-    Ok(Conn::new(opts).await?)
 }
