@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use mysql_async::prelude::Queryable as _;
 use shunt::config::{Credentials, Password};
-use shunt::operate::{Executor, grants};
+use shunt::operate::{Executor, Terms, grants};
 use shunt_core::gtid::History;
 use shunt_core::observation;
 use shunt_core::operation::{Cause, Obstacle, Report, Standing, Task};
@@ -262,6 +262,29 @@ each_flavour! {
             let wrong = tasks("wrong").order(task, Duration::from_secs(5)).await;
             let Err(error) = wrong else { bail!("it follows with a wrong password: {wrong:?}") };
             ensure!(error.message.contains("1045") && !error.message.contains("wrong'"), "{error:?}");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn a_statement_that_is_refused_is_named_wherever_in_its_script_it_stands(install) {
+        Bench::start(install, 2, &[])?.run(async |cluster, _| {
+            let db = addresses(cluster);
+            // With no heartbeats of its own, the replica is told of these, which no server takes.
+            let none = match cluster.flavour() {
+                Flavour::Mysql => "CHANGE REPLICATION SOURCE TO SOURCE_HEARTBEAT_PERIOD = 0",
+                Flavour::Mariadb => "CHANGE MASTER TO MASTER_HEARTBEAT_PERIOD = 0",
+            };
+            for statement in ["STOP REPLICA", none, "START REPLICA"] {
+                cluster.server(1).sql(statement)?;
+            }
+            let terms = Terms { heartbeat: Duration::from_secs(9_000_000), ..terms(credentials("repl")) };
+            let tasks = Tasks(Executor::new(credentials("shunt"), terms));
+            let follow = Task::Follow { server: db[1], source: db[0], semi_sync: false };
+            let error = tasks.refusal(follow).await?;
+            ensure!(error.message.contains("refused CHANGE "), "{error:?}");
+            let standing = tasks.standing(Task::Examine { server: db[1] }).await?;
+            ensure!(standing.replication.channels == 1, "{standing:?}");
             Ok(())
         })?;
         Ok(())

@@ -8,15 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, Error, Row};
+use mysql_async::{Conn, DriverError, Error};
 use shunt_core::operation::{Cause, TaskError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::dialect::{self, Dialect};
 use crate::config::Credentials;
-use crate::probe::answer::{Rows, name_values};
+use crate::probe::answer::{Rows, answers, name_values};
 use crate::probe::classify::words;
 use crate::probe::session::options;
 use crate::probe::socket::{Mark, Socket};
@@ -175,11 +174,11 @@ impl Links {
         let socket = Socket::find(server, mark).ok().flatten();
         let asked = |error: &Error| unreachable(format!("asking {server} what it has: {}", words(error)));
         let hello = format!("{HELLO};{}", dialect::VARIABLES);
-        let (answer, ended) = all(&mut conn, &hello).await;
+        let (answer, ended) = answers(&mut conn, &hello).await;
         ended.map_err(|e| asked(&e))?;
         let variables = name_values(answer.last().map_or(&[], Vec::as_slice));
         let introduction = dialect::introduction(&variables);
-        let (answer, ended) = all(&mut conn, &introduction.join(";")).await;
+        let (answer, ended) = answers(&mut conn, &introduction.join(";")).await;
         ended.map_err(|e| asked(&e))?;
         let dialect = dialect::of(&variables, &answer)
             .ok_or_else(|| unreachable(format!("{server} speaks MySQL and is neither MySQL nor MariaDB")))?;
@@ -221,7 +220,7 @@ impl Link {
     pub async fn run(&mut self, script: &[String], by: Instant) -> Result<Vec<Rows>, Stopped> {
         self.sound = false;
         let Some(open) = &mut self.open else { return Err(Stopped::Broken("it is closed".to_owned())) };
-        let Ok((answer, ended)) = timeout_at(by, all(&mut open.conn, &script.join(";"))).await else {
+        let Ok((answer, ended)) = timeout_at(by, answers(&mut open.conn, &script.join(";"))).await else {
             return Err(Stopped::Late);
         };
         match ended {
@@ -234,7 +233,7 @@ impl Link {
                 match error {
                     Error::Server(error) if !GONE.contains(&error.code) => {
                         self.sound = true;
-                        Err(Stopped::Refused { statement: answer.len() - 1, code: error.code, words })
+                        Err(Stopped::Refused { statement: answer.len(), code: error.code, words })
                     }
                     _ => Err(Stopped::Broken(words)),
                 }
@@ -305,29 +304,6 @@ fn sweep(pool: &Arc<Pool>) {
             }
         }
     });
-}
-
-/// An answer for every statement up to the first that was refused, whose answer is empty and whose error comes with them.
-async fn all(conn: &mut Conn, sql: &str) -> (Vec<Rows>, Result<(), Error>) {
-    let mut sets: Vec<Rows> = Vec::new();
-    let mut result = match conn.query_iter(sql).await {
-        Ok(result) => result,
-        Err(error) => return (vec![Vec::new()], Err(error)),
-    };
-    // `collect` reads the rows of one statement and the beginning of the next one's answer, whose error it gives.
-    loop {
-        match result.collect::<Row>().await {
-            Ok(rows) => sets.push(rows),
-            Err(error) => {
-                // Two more: the one whose rows were just read, and the one that was refused.
-                sets.extend([Vec::new(), Vec::new()]);
-                return (sets, Err(error));
-            }
-        }
-        if result.is_empty() {
-            return (sets, Ok(()));
-        }
-    }
 }
 
 fn unreachable(message: String) -> TaskError {

@@ -4,10 +4,30 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mysql_async::{Row, Value};
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Error, Row, Value};
 
 /// The rows of one statement.
 pub type Rows = Vec<Row>;
+
+/// The rows of every statement up to the first that was refused, and that one's error.
+pub async fn answers(conn: &mut Conn, sql: &str) -> (Vec<Rows>, Result<(), Error>) {
+    let mut answers = Vec::new();
+    let mut result = match conn.query_iter(sql).await {
+        Ok(result) => result,
+        Err(error) => return (answers, Err(error)),
+    };
+    loop {
+        match result.collect::<Row>().await {
+            Ok(rows) => answers.push(rows),
+            Err(error) => return (answers, Err(error)),
+        }
+        if result.is_empty() {
+            // A later statement's error waits with the library, whose next query it would be taken for.
+            return (answers, result.drop_result().await);
+        }
+    }
+}
 
 /// Named columns of a row.
 pub trait Columns {

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts};
 use shunt_core::observation::{Failure, FailureKind, Flavour, ServerState};
 use tokio::time::timeout;
 
-use super::answer::{Rows, name_values};
+use super::answer::{Rows, answers, name_values};
 use super::classify::{kind, of_io, words};
 use super::socket::{Mark, News, Socket};
 use super::{ProbeSpec, mariadb, mysql, promoter};
@@ -195,12 +194,8 @@ pub fn broken(spec: &ProbeSpec, error: &std::io::Error) -> Failure {
 
 /// All rows of all statements.
 async fn run(conn: &mut Conn, sql: &str) -> Result<Vec<Rows>, Error> {
-    let mut result = conn.query_iter(sql).await?;
-    let mut sets = Vec::with_capacity(5);
-    while !result.is_empty() {
-        sets.push(result.collect::<Row>().await?);
-    }
-    Ok(sets)
+    let (rows, ended) = answers(conn, sql).await;
+    ended.map(|()| rows)
 }
 
 async fn ask_capabilities(conn: &mut Conn, spec: &ProbeSpec) -> Result<Capabilities, Failure> {
