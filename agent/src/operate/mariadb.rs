@@ -153,6 +153,7 @@ impl Dialect for Mariadb {
             semi_sync,
             in_group: self.galera,
             binlog_format: server.text(&["binlog_format"]),
+            shows_sessions: None,
         };
         Some(Look { standing, channels, slave_pos, binlog_pos: without_blanks(&server.text(&["binlog_pos"])) })
     }

@@ -182,6 +182,7 @@ impl Dialect for Mysql {
             semi_sync,
             in_group: self.group,
             binlog_format: server.text(&["binlog_format"]),
+            shows_sessions: None,
         };
         Some(Look { standing, channels, slave_pos: String::new(), binlog_pos: String::new() })
     }
@@ -341,6 +342,7 @@ mod tests {
             semi_sync: None,
             in_group: false,
             binlog_format: String::new(),
+            shows_sessions: None,
         };
         Look { standing, channels, slave_pos: String::new(), binlog_pos: String::new() }
     }

@@ -2,9 +2,9 @@
 //! and spare these. [`Dismissal`] decides; here the server is asked what its sessions do, conntrack whose they are, and the
 //! datapath blocks, severs and lets go on.
 //!
-//! Sessions are found by where the server says that they come from. All flows are looked at once, while nothing else is asked
-//! of conntrack: the way through its table takes longer than all of the rest, and whoever wants a single entry waits for it.
-//! Since the listeners hold new connections, whoever is not there then does not come later.
+//! Sessions are found by where the server says that they come from. All flows are looked at once, while the
+//! server is asked for its sessions: the way through conntrack's table takes longer than all of the rest, and whoever wants a
+//! single entry waits for it. Since the listeners hold new connections, whoever is not there then does not come later.
 
 mod mariadb;
 mod mysql;
@@ -62,6 +62,18 @@ impl Executor {
     }
 }
 
+/// Whether the server shows which of its sessions are inside a transaction.
+pub(super) async fn are_shown(work: Work<'_>) -> bool {
+    let looked = async { List::open(work).await?.look(work).await };
+    match looked.await {
+        Ok(sessions) => sessions.is_some(),
+        Err(error) => {
+            tracing::warn!(server = %work.server, error = error.message, "the sessions there cannot be seen");
+            false
+        }
+    }
+}
+
 async fn end_sessions(
     work: Work<'_>,
     listeners: Vec<SocketAddr>,
@@ -73,11 +85,13 @@ async fn end_sessions(
     let mut flows = Flows { server: work.server, listeners, hands, known: BTreeMap::new() };
     let mut dismissal = Dismissal::new(work.server, grace, Mono::ZERO);
     let (list, meter) = tokio::join!(List::open(work), flows.own_meter(work.by));
-    let (mut list, mut meter) = (list?, Some(meter?));
-    let mut reading: Option<oneshot::Receiver<Read>> = None;
+    let (mut list, reading) = (list?, flows.begin_to_read(meter?));
+    // All flows as they were when new connections had ceased.
+    let (sessions, at_first) = tokio::join!(list.look(work), timeout_at(work.by, reading));
+    let (mut sessions, at_first) = (sessions?, told(at_first.map(Result::ok))?);
+    flows.know(&at_first);
     let mut whole = false;
     loop {
-        let sessions = list.look(work).await?;
         let known = sessions.as_deref().and_then(addresses).filter(|_| !whole);
         let (found, whole_view) = match known {
             Some(addresses) => (flows.seen_as(addresses, work.by).await?, false),
@@ -95,18 +109,13 @@ async fn end_sessions(
             Then::Look { after, whole: all } => {
                 if all
                     && after.is_zero()
-                    && let Some(reading) = reading.take()
+                    && let Some(sessions) = dismissal.are_all(&at_first)
                 {
-                    let all = told(timeout_at(work.by, reading).await.map(Result::ok))?;
-                    if let Some(sessions) = dismissal.are_all(&all) {
-                        return Ok(sessions);
-                    }
-                }
-                if let Some(meter) = meter.take() {
-                    reading = Some(flows.begin_to_read(meter));
+                    return Ok(sessions);
                 }
                 whole = all;
                 sleep(after).await;
+                sessions = list.look(work).await?;
             }
         }
     }
@@ -138,12 +147,16 @@ enum Order {
 }
 
 impl Flows {
+    fn know(&mut self, flows: &[Flow]) {
+        self.known.extend(flows.iter().map(|flow| (flow.seen_as, *flow)));
+    }
+
     async fn seen_as(&mut self, clients: Vec<SocketAddr>, by: Instant) -> Result<Vec<Flow>, TaskError> {
         let (server, listeners) = (self.server, self.listeners.clone());
         let unknown: Vec<_> = clients.iter().filter(|client| !self.known.contains_key(client)).copied().collect();
         if !unknown.is_empty() {
             let found = self.read(by, move |meter| meter.flows_seen_as(&listeners, server, &unknown)).await?;
-            self.known.extend(found.into_iter().map(|flow| (flow.seen_as, flow)));
+            self.know(&found);
         }
         Ok(clients.iter().filter_map(|client| self.known.get(client).copied()).collect())
     }

@@ -6,6 +6,7 @@ use shunt_core::gtid::History;
 use shunt_core::operation::{Standing, TaskError};
 use tokio::time::{Instant, sleep};
 
+use super::sessions;
 use super::work::{Work, refused, unknown};
 
 /// A server that applies is looked at so often, at least: its applier may stop.
@@ -15,8 +16,14 @@ const SLICE: Duration = Duration::from_millis(500);
 pub const PACE: Duration = Duration::from_millis(20);
 
 pub async fn examine(work: Work<'_>) -> Result<Standing, TaskError> {
-    let (_, look) = work.look().await?;
-    Ok(look.standing)
+    let (link, look) = work.look().await?;
+    let mut standing = look.standing;
+    if !standing.read_only {
+        // Its tables are opened by that, too: while clients are held, there is no time for it.
+        drop(link);
+        standing.shows_sessions = Some(sessions::are_shown(work).await);
+    }
+    Ok(standing)
 }
 
 pub async fn make_writable(work: Work<'_>) -> Result<Standing, TaskError> {

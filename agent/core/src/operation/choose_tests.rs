@@ -79,6 +79,7 @@ fn with(flavour: Flavour, old: History, of: &[History]) -> Scene {
         semi_sync: None,
         in_group: false,
         binlog_format: "ROW".to_owned(),
+        shows_sessions: None,
     };
     Scene {
         config,

@@ -27,6 +27,9 @@ pub struct Standing {
     /// It is, or is set up to be, a member of a Group Replication group or of a Galera cluster.
     pub in_group: bool,
     pub binlog_format: String,
+    /// Whether it shows which of its sessions are inside a transaction; `None`: it was not asked, being read-only.
+    #[serde(default)]
+    pub shows_sessions: Option<bool>,
 }
 
 /// The server as a replica. With several channels: all of them together.

@@ -250,6 +250,7 @@ impl Server {
             semi_sync: self.semi.as_ref().map(|s| SemiSyncRole { source: s.source_on, replica: s.replica_on }),
             in_group: false,
             binlog_format: "ROW".to_owned(),
+            shows_sessions: None,
         }
     }
 }

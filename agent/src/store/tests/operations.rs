@@ -30,6 +30,7 @@ pub(super) fn failover(id: u64) -> Operation {
         semi_sync: None,
         in_group: false,
         binlog_format: "ROW".into(),
+        shows_sessions: Some(true),
     };
     Operation {
         seen: None,

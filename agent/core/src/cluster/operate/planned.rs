@@ -45,6 +45,7 @@ impl Cluster {
         } else if dry_run {
             self.finish(Outcome::Done, now, actions);
         } else if kind == Kind::Switchover {
+            telling::hidden_sessions(self, actions);
             self.enter(Step::Hold, Vec::new(), now, actions);
         } else {
             self.enter(Step::Fence, Vec::new(), now, actions);
@@ -278,12 +279,18 @@ fn replication_trouble(standing: &Standing) -> String {
 }
 
 /// Kept here so that the plan's words and the steps' are changed together.
-pub(super) fn plan_words(step: Step, old: &str, new: &str, grace: Duration) -> String {
+pub(super) fn plan_words(step: Step, old: &str, new: &str, grace: Duration, hidden: bool) -> String {
     match step {
         Step::Precheck => {
             "examine every server: what it has, whether it replicates, what the agent may do there".to_owned()
         }
         Step::Hold => format!("hold new connections; those to {old} go on"),
+        Step::Sessions if hidden => {
+            format!(
+                "end the sessions on {old}: which of them are inside a transaction cannot be seen there, so each gets \
+                 {grace:?} to end by itself"
+            )
+        }
         Step::Sessions => {
             format!("end the sessions on {old}: idle ones at once, those inside a transaction within {grace:?}")
         }

@@ -117,6 +117,21 @@ pub(super) fn sessions(_: &ClusterName, op: &Operation, sessions: &Sessions, act
     actions.push(entry("sessions", message, of(op, data)));
 }
 
+/// Said before anybody is held: clients will wait longer than they would have to.
+pub(super) fn hidden_sessions(cluster: &Cluster, actions: &mut Vec<Action>) {
+    let Some(op) = cluster.run.as_ref().map(|run| &run.op).filter(|op| hides_sessions(op)) else { return };
+    let message = format!(
+        "which sessions are inside a transaction cannot be seen on {}: each counts as busy and gets {} ms to end by itself",
+        cluster.label(op.old),
+        op.grace_ms
+    );
+    actions.push(entry("sessions_hidden", message, of(op, Vec::new())));
+}
+
+fn hides_sessions(op: &Operation) -> bool {
+    op.standings.get(&op.old).is_some_and(|standing| standing.shows_sessions == Some(false))
+}
+
 /// How it ended: for the history, for whoever is to be told, and for the journal.
 pub(super) fn ending(
     config: &ClusterConfig,
@@ -207,7 +222,7 @@ pub(super) fn plan(cluster: &Cluster, problems: &[String], actions: &mut Vec<Act
         actions.push(entry("plan", problem.clone(), of(op, data)));
     }
     for &step in steps.iter().filter(|step| **step != Step::Precheck || problems.is_empty()) {
-        let words = plan_words(step, &old, &new, Duration::from_millis(op.grace_ms));
+        let words = plan_words(step, &old, &new, Duration::from_millis(op.grace_ms), hides_sessions(op));
         let data = vec![("step", step.to_string()), ("ok", true.to_string())];
         actions.push(entry("plan", words, of(op, data)));
     }

@@ -191,3 +191,17 @@ fn a_dry_run_examines_everybody_and_changes_nobody() {
         assert!(bench.notices.is_empty(), "nobody is woken for a dry run");
     }
 }
+
+#[test]
+fn that_sessions_cannot_be_seen_is_said_before_anybody_is_held() {
+    for dry_run in [false, true] {
+        let mut bench = Bench::healthy(promoting());
+        bench.fake(1).hides_sessions = true;
+        bench.event(Event::Operate(Intent { dry_run, ..Bench::intent(Kind::Switchover) }));
+        assert!(bench.told("sessions_hidden").is_empty());
+        settle(&mut bench);
+        let told = bench.told(if dry_run { "plan" } else { "sessions_hidden" });
+        assert!(told.iter().any(|words| words.contains("cannot be seen")), "{told:?}");
+        assert_eq!(bench.endings, [Outcome::Done]);
+    }
+}

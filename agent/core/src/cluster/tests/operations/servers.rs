@@ -98,6 +98,7 @@ impl Bench {
             semi_sync: None,
             in_group: false,
             binlog_format: "ROW".to_owned(),
+            shows_sessions: fake.writable.then_some(!fake.hides_sessions),
         }
     }
 
