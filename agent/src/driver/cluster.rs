@@ -1,6 +1,6 @@
 //! One task a cluster: it feeds the state machine, carries its actions out in order, and publishes its status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -166,7 +166,7 @@ impl ClusterHandle {
             owed: Owed::default(),
         };
         task.carry_out(actions).await;
-        task.set_probes();
+        task.probe_as_configured();
         tokio::spawn(task.run());
         Self { requests, status: watched, config, login: kept_login }
     }
@@ -216,8 +216,7 @@ impl ClusterTask {
             }
             // A mode that had to wait for an operation's end.
             if self.probing != self.machine.config().failover {
-                self.probes.clear();
-                self.set_probes();
+                self.probe_as_configured();
             }
             if let Some(done) = done {
                 let _ = done.send(());
@@ -340,9 +339,9 @@ impl ClusterTask {
             Request::Reconfigure { config, login, reply } => {
                 self.tasks.log_in_as(login.clone(), heartbeat(&config));
                 self.login = login;
-                let actions = self.machine.reconfigure(*config, self.now());
-                self.probes.clear();
-                self.set_probes();
+                // Before anything is decided on locks that went with their connections.
+                let reconnected = self.set_probes(&config, self.machine.mode_for_now(&config));
+                let actions = self.machine.reconfigure(*config, &reconnected, self.now());
                 self.forget_lost_pins().await;
                 Served { actions, answer: None, done: Some(reply) }
             }
@@ -420,25 +419,34 @@ impl ClusterTask {
         }
     }
 
-    fn set_probes(&mut self) {
-        let config = self.machine.config();
-        self.probing = config.failover;
-        self.probes = config
-            .servers
-            .iter()
-            .map(|server| {
-                let spec = ProbeSpec {
-                    server: server.address,
-                    user: self.login.agent.user.clone(),
-                    password: self.login.agent.password.clone(),
-                    interval: config.probe.interval,
-                    timeout: config.probe.timeout,
-                    promotes: config.failover == FailoverMode::Promote,
-                };
-                let cadence = self.cadence.subscribe();
-                (server.address, probe::spawn(spec, cadence, self.observer.clone(), self.shared.clock))
-            })
-            .collect();
+    fn probe_as_configured(&mut self) {
+        let config = self.machine.config().clone();
+        self.set_probes(&config, config.failover);
+    }
+
+    /// Observes the servers of that configuration. Whoever is observed already, and in the same way, goes on to be: the lock
+    /// `shunt.promoter` is a connection's, and another agent may take it while there is none. Returns whose connection is new.
+    fn set_probes(&mut self, config: &ClusterConfig, mode: FailoverMode) -> BTreeSet<SocketAddr> {
+        self.probing = mode;
+        let mut before = std::mem::take(&mut self.probes);
+        let mut reconnected = BTreeSet::new();
+        for server in &config.servers {
+            let spec = ProbeSpec {
+                server: server.address,
+                user: self.login.agent.user.clone(),
+                password: self.login.agent.password.clone(),
+                interval: config.probe.interval,
+                timeout: config.probe.timeout,
+                promotes: mode == FailoverMode::Promote,
+            };
+            let kept = before.remove(&server.address).filter(|probe| probe.serves(&spec));
+            let probe = kept.unwrap_or_else(|| {
+                reconnected.insert(server.address);
+                probe::spawn(spec, self.cadence.subscribe(), self.observer.clone(), self.shared.clock)
+            });
+            self.probes.insert(server.address, probe);
+        }
+        reconnected
     }
 }
 

@@ -198,16 +198,28 @@ impl Cluster {
         (cluster, actions)
     }
 
-    /// Takes a new configuration of the same cluster. What is known of servers that stay is kept.
-    pub fn reconfigure(&mut self, mut config: ClusterConfig, now: Mono) -> Vec<Action> {
+    /// The mode in which a new configuration is taken: an operation ends under the rules, and with the lock, that it began
+    /// with.
+    pub fn mode_for_now(&self, config: &ClusterConfig) -> FailoverMode {
+        if self.run.is_some() { self.config.failover } else { config.failover }
+    }
+
+    /// Takes a new configuration of the same cluster. What is known of servers that stay is kept, but not that the lock is
+    /// ours where the connection that held it was given up: on the `reconnected`.
+    pub fn reconfigure(
+        &mut self,
+        mut config: ClusterConfig,
+        reconnected: &BTreeSet<SocketAddr>,
+        now: Mono,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         self.clock = now;
+        let mode = self.mode_for_now(&config);
         if self.run.is_some() {
-            // An operation ends under the rules, and with the lock, that it began with.
-            self.mode_after = Some(std::mem::replace(&mut config.failover, self.config.failover));
+            self.mode_after = Some(config.failover);
         }
-        // The connections that held the locks are made anew.
-        self.servers.values_mut().for_each(Health::forget_lock);
+        config.failover = mode;
+        self.servers.iter_mut().filter(|(s, _)| reconnected.contains(s)).for_each(|(_, health)| health.forget_lock());
         let mut known = std::mem::take(&mut self.servers);
         self.servers =
             config.servers.iter().map(|s| (s.address, known.remove(&s.address).unwrap_or_default())).collect();

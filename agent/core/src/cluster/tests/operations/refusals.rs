@@ -8,6 +8,7 @@ use crate::config::FailoverMode;
 use crate::observation::{GroupView, PromoterLock, ReplicationGroup};
 use crate::operation::{Intent, Kind, Obstacle, Outcome, Step};
 use crate::{Epoch, Mono};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 fn refused(bench: &Bench, intent: &Intent) -> Refusal {
@@ -132,6 +133,17 @@ fn without_the_lock_another_agent_may_be_in_charge() {
         bench.fake(n).lock = PromoterLock::Theirs;
     }
     tick_until_seen(&mut bench);
+    let refusal = refused(&bench, &Bench::intent(Kind::Switchover));
+    let error = "another agent may be in charge: the lock `shunt.promoter` is ours on 2 of 5 servers only";
+    assert_eq!(refusal.error, error);
+}
+
+#[test]
+fn a_reload_takes_the_lock_for_lost_only_where_the_connection_was_given_up() {
+    let mut bench = Bench::healthy(promoting());
+    bench.machine.reconfigure(promoting(), &BTreeSet::new(), bench.now);
+    assert_eq!(bench.machine.refusal(&Bench::intent(Kind::Switchover), bench.now), None);
+    bench.machine.reconfigure(promoting(), &BTreeSet::from([db(1), db(2), db(3)]), bench.now);
     let refusal = refused(&bench, &Bench::intent(Kind::Switchover));
     let error = "another agent may be in charge: the lock `shunt.promoter` is ours on 2 of 5 servers only";
     assert_eq!(refusal.error, error);
