@@ -1,8 +1,8 @@
 //! A cluster's operations: written down, started, ended, and what an operator asks of them.
 
-use shunt_core::cluster::{Action, Event, Remembered};
+use shunt_core::cluster::{Action, Entry, Event, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::operation::{Ending, Intent, OpId, Operation, Order, Outcast};
+use shunt_core::operation::{Ending, Intent, OpId, Operation, Order, Outcast, Outcome};
 
 use super::cluster::{ClusterTask, error_chain};
 use crate::clock::Clock;
@@ -112,6 +112,13 @@ impl ClusterTask {
             details: None,
         })
     }
+}
+
+/// A line of history: nobody goes on with it, and whether all of it was done is not known.
+pub(super) fn abandoned(op: OpId, why: &str) -> Entry {
+    let (state, outcome) = ("ended".to_owned(), Outcome::Failed.word().to_owned());
+    let data = vec![("op", op.to_string()), ("state", state), ("outcome", outcome)];
+    Entry { kind: "operation", message: format!("operation {op} was abandoned: {why}"), data }
 }
 
 /// Adds to what is remembered of a cluster what its operations left.
