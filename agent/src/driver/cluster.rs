@@ -1,6 +1,6 @@
 //! One task a cluster: it feeds the state machine, carries its actions out in order, and publishes its status.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::tasks::{Logins, Outcome, Tasks, Tools};
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
-use crate::probe::{self, Cadence, ProbeHandle, ProbeSpec};
+use crate::probe::{Cadence, ProbeHandle};
 use crate::store;
 use crate::telemetry::Counters;
 
@@ -74,6 +74,11 @@ pub enum Request {
         intent: Intent,
         reply: oneshot::Sender<Result<OpId, Problem>>,
     },
+    /// What is under way is to be taken back.
+    Abort {
+        by: String,
+        reply: Reply,
+    },
     /// A server that was cast out is to be compared anew.
     Rejoin {
         server: SocketAddr,
@@ -101,29 +106,29 @@ pub enum Request {
     Stop(oneshot::Sender<()>),
 }
 
-type Reply = oneshot::Sender<Result<String, Problem>>;
+pub(super) type Reply = oneshot::Sender<Result<String, Problem>>;
 
 /// What a request comes to: what is to be done, and what to say when it has been.
-struct Served {
-    actions: Vec<Action>,
-    answer: Option<(Reply, Result<String, Problem>)>,
+pub(super) struct Served {
+    pub(super) actions: Vec<Action>,
+    pub(super) answer: Option<(Reply, Result<String, Problem>)>,
     /// Told when the actions have been carried out.
-    done: Option<oneshot::Sender<()>>,
+    pub(super) done: Option<oneshot::Sender<()>>,
 }
 
 pub(super) struct ClusterTask {
     pub(super) name: ClusterName,
     pub(super) machine: Cluster,
     pub(super) shared: Shared,
-    login: Logins,
+    pub(super) login: Logins,
     requests: mpsc::Receiver<Request>,
     observations: mpsc::Receiver<Observation>,
-    observer: mpsc::Sender<Observation>,
-    cadence: watch::Sender<Cadence>,
-    probes: BTreeMap<SocketAddr, ProbeHandle>,
+    pub(super) observer: mpsc::Sender<Observation>,
+    pub(super) cadence: watch::Sender<Cadence>,
+    pub(super) probes: BTreeMap<SocketAddr, ProbeHandle>,
     status: watch::Sender<ClusterStatus>,
     /// The mode that the probes run in.
-    probing: FailoverMode,
+    pub(super) probing: FailoverMode,
     /// The epoch that the store has.
     pub(super) written: Epoch,
     pub(super) tasks: Tasks,
@@ -300,6 +305,13 @@ impl ClusterTask {
                 let since_ms = self.shared.clock.unix_ms_now();
                 let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
                 let saved = self.shared.journal.with(move |store| store.pin(&pin)).await;
+                let saved = match saved {
+                    // Who the primary is has been said: nobody goes on with what cannot be read.
+                    Ok(()) if listener.is_none() => {
+                        self.put_aside_unreadable(&format!("pinned to {server} by {by}")).await
+                    }
+                    saved => saved,
+                };
                 let what = format!("{} pinned to {server} by {by}", pinned_words(&self.name, listener));
                 self.answer(saved, what, reply, Event::Pin { listener, server })
             }
@@ -351,6 +363,7 @@ impl ClusterTask {
                 let _ = reply.send(begun);
                 actions.into()
             }
+            Request::Abort { by, reply } => self.abort(by, reply).await,
             Request::Rejoin { server, by, reply } => {
                 if let Some(busy) = self.busy() {
                     return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
@@ -380,7 +393,7 @@ impl ClusterTask {
     }
 
     /// An operator's word counts once it is written down, and not before.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         saved: Result<(), super::journal::JournalError>,
         done: String,
@@ -417,36 +430,6 @@ impl ClusterTask {
         if let Err(error) = forgotten.await {
             tracing::error!(error = error_chain(&error), "a pin that is void could not be removed from the store");
         }
-    }
-
-    fn probe_as_configured(&mut self) {
-        let config = self.machine.config().clone();
-        self.set_probes(&config, config.failover);
-    }
-
-    /// Observes the servers of that configuration. Whoever is observed already, and in the same way, goes on to be: the lock
-    /// `shunt.promoter` is a connection's, and another agent may take it while there is none. Returns whose connection is new.
-    fn set_probes(&mut self, config: &ClusterConfig, mode: FailoverMode) -> BTreeSet<SocketAddr> {
-        self.probing = mode;
-        let mut before = std::mem::take(&mut self.probes);
-        let mut reconnected = BTreeSet::new();
-        for server in &config.servers {
-            let spec = ProbeSpec {
-                server: server.address,
-                user: self.login.agent.user.clone(),
-                password: self.login.agent.password.clone(),
-                interval: config.probe.interval,
-                timeout: config.probe.timeout,
-                promotes: mode == FailoverMode::Promote,
-            };
-            let kept = before.remove(&server.address).filter(|probe| probe.serves(&spec));
-            let probe = kept.unwrap_or_else(|| {
-                reconnected.insert(server.address);
-                probe::spawn(spec, self.cadence.subscribe(), self.observer.clone(), self.shared.clock)
-            });
-            self.probes.insert(server.address, probe);
-        }
-        reconnected
     }
 }
 

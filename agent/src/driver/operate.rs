@@ -1,13 +1,14 @@
 //! A cluster's operations: written down, started, ended, and what an operator asks of them.
 
-use shunt_core::cluster::{Action, Entry, Event, Remembered};
+use shunt_core::cluster::{Action, Entry, Event, Refusal, Remembered};
 use shunt_core::config::ClusterConfig;
 use shunt_core::operation::{Ending, Intent, OpId, Operation, Order, Outcast, Outcome};
 
-use super::cluster::{ClusterTask, error_chain};
+use super::cluster::{ClusterTask, Reply, Served, error_chain};
+use super::journal::JournalError;
 use crate::clock::Clock;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
-use crate::store::{Store, StoreError};
+use crate::store::{Pause, Store, StoreError};
 
 /// What could not be written down yet. It is tried again before anything else is written.
 #[derive(Default)]
@@ -76,7 +77,7 @@ impl ClusterTask {
                 self.shared.journal.with(move |store| store.end_operation(&name, &operation, &ending, at_ms)).await;
             match written {
                 // It was written before, or is not the journal's: there is nothing more to write.
-                Ok(()) | Err(super::JournalError::Store(StoreError::Stale { .. })) => {}
+                Ok(()) | Err(JournalError::Store(StoreError::Stale { .. })) => {}
                 Err(error) => return Err(error_chain(&error)),
             }
             self.owed.end = None;
@@ -87,15 +88,7 @@ impl ClusterTask {
     /// What an operator asks for: refused, or begun and under way.
     pub(super) fn operate(&mut self, intent: Intent) -> (Vec<Action>, Result<OpId, Problem>) {
         if let Some(refusal) = self.machine.refusal(&intent, self.now()) {
-            let code = if refusal.is_misuse { ProblemCode::BadRequest } else { ProblemCode::RefusedByRule };
-            let problem = Problem {
-                schema_version: SCHEMA_VERSION,
-                code,
-                error: refusal.error,
-                hint: refusal.hint,
-                details: None,
-            };
-            return (Vec::new(), Err(problem));
+            return (Vec::new(), Err(problem(refusal)));
         }
         let actions = self.handle(Event::Operate(intent));
         (actions, Ok(self.machine.last_operation()))
@@ -103,15 +96,57 @@ impl ClusterTask {
 
     /// Why a pin has to wait.
     pub(super) fn busy(&self) -> Option<Problem> {
-        let refusal = self.machine.busy()?;
-        Some(Problem {
-            schema_version: SCHEMA_VERSION,
-            code: ProblemCode::RefusedByRule,
-            error: refusal.error,
-            hint: Some(format!("`shunt events -f {}` shows how it goes on", self.name)),
-            details: None,
-        })
+        self.machine.busy(self.now()).map(problem)
     }
+
+    /// Takes back what is under way. That no verdict begins it anew is written down before anything is done.
+    pub(super) async fn abort(&mut self, by: String, reply: Reply) -> Served {
+        if let Some(refusal) = self.machine.abort_refusal() {
+            return Served { actions: Vec::new(), answer: Some((reply, Err(problem(refusal)))), done: None };
+        }
+        let (pauses, was_sealed) = (self.machine.pauses_on_abort(), self.machine.is_sealed());
+        let saved = self.write_abort_down(&by, pauses).await;
+        let what = match self.machine.status(self.now()).operation {
+            Some(operation) => format!("{} {} of {}", operation.kind.word(), operation.id, self.name),
+            None => format!("the operation of {} that cannot be read", self.name),
+        };
+        let how = if was_sealed { "is put aside" } else { "is taken back, as far as the old primary can be reached" };
+        let mut done = format!("{what} {how}: aborted by {by}; `shunt events {}` tells how it ends", self.name);
+        if pauses {
+            let name = &self.name;
+            done.push_str(&format!(
+                "\n{name} is paused, or the next one would begin at once: `shunt resume {name}` ends that"
+            ));
+        }
+        self.answer(saved, done, reply, Event::Abort { by })
+    }
+
+    async fn write_abort_down(&self, by: &str, pauses: bool) -> Result<(), JournalError> {
+        if pauses {
+            let (since_ms, reason, by) = (self.shared.clock.unix_ms_now(), format!("aborted by {by}"), by.to_owned());
+            let pause = Pause { cluster: self.name.clone(), until_ms: None, reason, since_ms, by };
+            self.shared.journal.with(move |store| store.pause(&pause)).await?;
+        }
+        self.put_aside_unreadable(&format!("aborted by {by}")).await
+    }
+
+    /// Ends, in the journal, the operation that nobody can read, if there is one.
+    pub(super) async fn put_aside_unreadable(&self, why: &str) -> Result<(), JournalError> {
+        if !self.machine.is_sealed() {
+            return Ok(());
+        }
+        let (name, message, at_ms) = (self.name.clone(), why.to_owned(), self.shared.clock.unix_ms_now());
+        let ended = self.shared.journal.with(move |store| store.abandon_unfinished(&name, &message, at_ms)).await?;
+        if let Some(op) = ended {
+            self.shared.journal.record(Some(&self.name), abandoned(op, why));
+        }
+        Ok(())
+    }
+}
+
+fn problem(refusal: Refusal) -> Problem {
+    let code = if refusal.is_misuse { ProblemCode::BadRequest } else { ProblemCode::RefusedByRule };
+    Problem { schema_version: SCHEMA_VERSION, code, error: refusal.error, hint: refusal.hint, details: None }
 }
 
 /// A line of history: nobody goes on with it, and whether all of it was done is not known.

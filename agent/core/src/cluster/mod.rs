@@ -48,7 +48,7 @@ pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
 use lapse::Lapses;
-use operate::{Readiness, Restoring, Returning, Run};
+use operate::{Lingering, Readiness, Restoring, Returning, Run};
 use readers::Fit;
 
 use crate::config::{ClusterConfig, FailoverMode};
@@ -102,6 +102,7 @@ pub struct Cluster {
     told: BTreeMap<SocketAddr, String>,
     readiness: Readiness,
     restoring: Restoring,
+    lingering: Lingering,
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
@@ -175,6 +176,7 @@ impl Cluster {
             told: BTreeMap::new(),
             readiness: Readiness::default(),
             restoring: Restoring::default(),
+            lingering: Lingering::default(),
             proof: None,
             clock: now,
             mode_after: None,
@@ -273,6 +275,7 @@ impl Cluster {
             Event::CommitFailed { stage, error } => self.not_carried_out(stage, error, now, &mut actions),
             Event::LeaseLapsed { listeners } => self.lapse(&listeners, now, &mut actions),
             Event::Operate(intent) => self.operate(intent, now, &mut actions),
+            Event::Abort { by } => self.abort(&by, now, &mut actions),
             Event::Rejoin { server, by } => self.rejoin(server, &by, &mut actions),
             Event::Clear { server, by } => self.clear(server, &by, &mut actions),
             Event::Begun { serial } => self.begun(serial, now, &mut actions),

@@ -45,6 +45,7 @@ pub enum Fault {
     Pauses { p: usize, time: Option<Duration> },
     Resumes { p: usize },
     Pins { p: usize, who: Who, time: Duration },
+    Aborts { p: usize },
     Rejoins { p: usize, who: Who },
     Clears { p: usize, who: Who },
     StaleNews { p: usize, draw: u64 },
@@ -77,6 +78,22 @@ pub fn draw(scenario: &Scenario) -> Vec<(Mono, Fault)> {
         };
         faults.push((Mono(at), begins));
         faults.push((Mono(at), Fault::AgentDies { p, boundaries: rng.up_to(40) as u32 }));
+    }
+    // An operator who takes back what a death, or another operator, made the agent begin.
+    if rng.percent(30) {
+        let at = rng.millis(3_000, 20_000);
+        let p = rng.below(scenario.proxies);
+        let begins = match rng.up_to(9) {
+            0..=4 => Fault::Dies { who: Who::Primary, time: rng.millis(300, 20_000), power: rng.percent(70) },
+            n => {
+                let kind = if n < 8 { Kind::Switchover } else { Kind::Failover };
+                Fault::Operates { p, kind, to: None, allow_loss: false, dry_run: false }
+            }
+        };
+        faults.push((Mono(at), begins));
+        for _ in 0..=rng.up_to(2) {
+            faults.push((Mono(at) + rng.millis(0, 2_500), Fault::Aborts { p }));
+        }
     }
     faults.sort_by_key(|(at, _)| *at);
     faults
@@ -244,6 +261,7 @@ impl World {
                 self.pin(p, n);
                 self.later(time, Happening::FaultEnds(index));
             }
+            Fault::Aborts { p } => self.abort(p),
             Fault::Rejoins { p, who } => {
                 let server = db(self.who(who));
                 self.tell_agent(p, Event::Rejoin { server, by: "operator".to_owned() });

@@ -51,8 +51,10 @@ fn one_operation_at_a_time() {
     bench.event(Event::Operate(Bench::intent(Kind::Switchover)));
     bench.write();
     let refusal = refused(&bench, &Bench::intent(Kind::Failover));
-    assert_eq!(refusal.error, "switchover 1 is under way, at step precheck");
-    assert_eq!(bench.machine.busy(), Some(refusal));
+    assert_eq!(refusal.error, "switchover 1 of orders is under way: step precheck, begun 0 s ago");
+    assert_eq!(bench.machine.busy(bench.now), Some(refusal));
+    let later = bench.now + std::time::Duration::from_secs(12);
+    assert!(bench.machine.busy(later).is_some_and(|busy| busy.error.ends_with("begun 12 s ago")));
 }
 
 #[test]
