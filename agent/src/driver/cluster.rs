@@ -305,13 +305,10 @@ impl ClusterTask {
                 let since_ms = self.shared.clock.unix_ms_now();
                 let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
                 let saved = self.shared.journal.with(move |store| store.pin(&pin)).await;
-                let saved = match saved {
+                if saved.is_ok() && listener.is_none() {
                     // Who the primary is has been said: nobody goes on with what cannot be read.
-                    Ok(()) if listener.is_none() => {
-                        self.put_aside_unreadable(&format!("pinned to {server} by {by}")).await
-                    }
-                    saved => saved,
-                };
+                    self.put_aside_unreadable(format!("pinned to {server} by {by}")).await;
+                }
                 let what = format!("{} pinned to {server} by {by}", pinned_words(&self.name, listener));
                 self.answer(saved, what, reply, Event::Pin { listener, server })
             }

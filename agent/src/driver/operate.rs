@@ -15,11 +15,13 @@ use crate::store::{Pause, Store, StoreError};
 pub(super) struct Owed {
     end: Option<(Box<Operation>, Ending)>,
     outcasts: Option<Vec<Outcast>>,
+    /// Why nobody goes on with what cannot be read.
+    abandon: Option<String>,
 }
 
 impl Owed {
     pub(super) const fn is_some(&self) -> bool {
-        self.end.is_some() || self.outcasts.is_some()
+        self.end.is_some() || self.outcasts.is_some() || self.abandon.is_some()
     }
 }
 
@@ -71,6 +73,14 @@ impl ClusterTask {
             written.map_err(|error| error_chain(&error))?;
             self.owed.outcasts = None;
         }
+        if let Some(why) = self.owed.abandon.clone() {
+            let (name, message, at_ms) = (self.name.clone(), why.clone(), self.shared.clock.unix_ms_now());
+            let ended = self.shared.journal.with(move |store| store.abandon_unfinished(&name, &message, at_ms)).await;
+            if let Some(op) = ended.map_err(|error| error_chain(&error))? {
+                self.shared.journal.record(Some(&self.name), abandoned(op, &why));
+            }
+            self.owed.abandon = None;
+        }
         if let Some((operation, ending)) = self.owed.end.clone() {
             let (name, at_ms) = (self.name.clone(), self.shared.clock.unix_ms_now());
             let written =
@@ -105,7 +115,10 @@ impl ClusterTask {
             return Served { actions: Vec::new(), answer: Some((reply, Err(problem(refusal)))), done: None };
         }
         let (pauses, was_sealed) = (self.machine.pauses_on_abort(), self.machine.is_sealed());
-        let saved = self.write_abort_down(&by, pauses).await;
+        let saved = if pauses { self.keep_from_beginning_anew(&by).await } else { Ok(()) };
+        if saved.is_ok() {
+            self.put_aside_unreadable(format!("aborted by {by}")).await;
+        }
         let what = match self.machine.status(self.now()).operation {
             Some(operation) => format!("{} {} of {}", operation.kind.word(), operation.id, self.name),
             None => format!("the operation of {} that cannot be read", self.name),
@@ -121,26 +134,19 @@ impl ClusterTask {
         self.answer(saved, done, reply, Event::Abort { by })
     }
 
-    async fn write_abort_down(&self, by: &str, pauses: bool) -> Result<(), JournalError> {
-        if pauses {
-            let (since_ms, reason, by) = (self.shared.clock.unix_ms_now(), format!("aborted by {by}"), by.to_owned());
-            let pause = Pause { cluster: self.name.clone(), until_ms: None, reason, since_ms, by };
-            self.shared.journal.with(move |store| store.pause(&pause)).await?;
-        }
-        self.put_aside_unreadable(&format!("aborted by {by}")).await
+    async fn keep_from_beginning_anew(&self, by: &str) -> Result<(), JournalError> {
+        let (since_ms, reason) = (self.shared.clock.unix_ms_now(), format!("aborted by {by}"));
+        let pause = Pause { cluster: self.name.clone(), until_ms: None, reason, since_ms, by: by.to_owned() };
+        self.shared.journal.with(move |store| store.pause(&pause)).await
     }
 
-    /// Ends, in the journal, the operation that nobody can read, if there is one.
-    pub(super) async fn put_aside_unreadable(&self, why: &str) -> Result<(), JournalError> {
-        if !self.machine.is_sealed() {
-            return Ok(());
+    /// Ends, in the journal, the operation that nobody can read, if there is one. Until that is written, it is owed: a
+    /// restarted agent would find the operation, and stay fenced.
+    pub(super) async fn put_aside_unreadable(&mut self, why: String) {
+        if self.machine.is_sealed() {
+            self.owed.abandon = Some(why);
+            self.pay().await;
         }
-        let (name, message, at_ms) = (self.name.clone(), why.to_owned(), self.shared.clock.unix_ms_now());
-        let ended = self.shared.journal.with(move |store| store.abandon_unfinished(&name, &message, at_ms)).await?;
-        if let Some(op) = ended {
-            self.shared.journal.record(Some(&self.name), abandoned(op, why));
-        }
-        Ok(())
     }
 }
 

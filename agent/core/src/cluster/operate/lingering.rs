@@ -1,7 +1,7 @@
 //! Replicas that an operation which was taken back still sends to the old primary. They are not left half-way for its end;
 //! but the orders die with the reason for them: when anything else is to become of the server, of its source or of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::cluster::Cluster;
@@ -41,7 +41,8 @@ impl Cluster {
             || self.config.failover == FailoverMode::Follow
             || self.lock_bar(None).is_some();
         let primary = self.primary;
-        self.forget_lingering(|way| none_may || Some(way.source) != primary, actions);
+        let ours: BTreeSet<_> = self.servers.keys().copied().collect();
+        self.forget_lingering(|way| none_may || Some(way.source) != primary || !ours.contains(&way.server), actions);
     }
 
     pub(super) fn forget_all_lingering(&mut self, actions: &mut Vec<Action>) {
