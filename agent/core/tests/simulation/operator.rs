@@ -49,6 +49,20 @@ impl World {
         self.tell_agent(p, Event::Pin { listener: None, server: db(n) });
     }
 
+    /// An operator who waits for something to take back.
+    pub fn abort_when_due(&mut self, p: usize) {
+        let proxy = &mut self.proxies[p];
+        let is_busy = proxy.agent.as_ref().is_some_and(|agent| agent.machine.is_busy());
+        match &mut proxy.aborts_in {
+            Some(left) if is_busy && *left > 0 => *left -= 1,
+            Some(_) if is_busy => {
+                proxy.aborts_in = None;
+                self.abort(p);
+            }
+            _ => {}
+        }
+    }
+
     pub fn abort(&mut self, p: usize) {
         let proxy = &self.proxies[p];
         let Some(machine) = proxy.agent().filter(|_| !proxy.frozen && !proxy.busy).map(|agent| &agent.machine) else {
