@@ -70,6 +70,11 @@ pub enum Command {
     ///
     /// It shows what would happen and asks first. The old primary is fenced before another one is promoted.
     Failover(Failover),
+    /// Take back what is under way, as long as no promotion has begun
+    ///
+    /// The old primary takes writes again and the port leads there. If it cannot be reached, the port stays fenced and
+    /// nobody is promoted. What a verdict began is not begun again: the cluster is paused, until `shunt resume`.
+    Abort(OneCluster),
     /// Compare a server that was cast out with the primary anew, and let it follow if nothing speaks against it
     Rejoin(OneServer),
     /// Take the mark from a server that was cast out, once somebody has seen to it

@@ -43,6 +43,7 @@ pub fn run(args: Args) -> Exit {
         Command::Resume(options) => operate::resume(&args, options),
         Command::Switchover(options) => operation::switchover(&args, options),
         Command::Failover(options) => operation::failover(&args, options),
+        Command::Abort(options) => operate::abort(&args, options),
         Command::Rejoin(options) => operate::rejoin(&args, options),
         Command::Clear(options) => operate::clear(&args, options),
         Command::Drill(options) => operation::drill(&args, options),

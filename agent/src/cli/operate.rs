@@ -1,4 +1,4 @@
-//! The commands that change something at once: pin, unpin, pause, resume, rejoin, clear, reload.
+//! The commands that change something at once: pin, unpin, pause, resume, abort, rejoin, clear, reload.
 
 use std::fmt::Write as _;
 
@@ -40,6 +40,10 @@ pub fn pause(args: &Args, options: &args::Pause) -> Result<(), Failure> {
 
 pub fn resume(args: &Args, options: &args::OneCluster) -> Result<(), Failure> {
     post(args, &call(&options.cluster, "resume"), &())
+}
+
+pub fn abort(args: &Args, options: &args::OneCluster) -> Result<(), Failure> {
+    post(args, &call(&options.cluster, "abort"), &())
 }
 
 pub fn rejoin(args: &Args, options: &args::OneServer) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! `POST /v1/clusters/NAME/switchover`, `failover`, `drill`, `rejoin`, `clear`: from a request to an intent, and the little
+//! `POST /v1/clusters/NAME/switchover`, `failover`, `drill`, `abort`, `rejoin`, `clear`: from a request to an intent, and the little
 //! that the status tells of whether it makes sense. What the rules say is decided by the cluster's own task.
 
 use std::net::SocketAddr;
@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
+use axum::routing::{MethodRouter, post};
 use shunt_core::cluster::{ClusterStatus, Verdict};
 use shunt_core::config::FailoverMode;
 use shunt_core::operation::{Intent, Kind};
 use tokio::sync::oneshot;
 
-use super::api::{
-    Done, OperateAnswer, OperateRequest, OperationLine, Problem, ProblemCode, SCHEMA_VERSION, ServerRequest,
-};
-use super::convert;
+use super::api::{Done, OperateAnswer, OperateRequest, Problem, ProblemCode, SCHEMA_VERSION, ServerRequest};
 use super::peer::Peer;
 use super::server::{Answer, Body, Shared, ask, find, find_server, gone, problem, understood, unknown_cluster};
 use crate::driver::{self, Agent};
@@ -27,38 +25,25 @@ const LONGEST_GRACE: Duration = Duration::from_secs(600);
 
 /// What an operator can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+pub enum Wish {
     Switchover,
     Failover,
     /// A failover of a primary that is well; its dry run is that of a switchover, which needs the most.
     Drill,
 }
 
-pub async fn switchover(
-    agent: Shared,
-    peer: ConnectInfo<Peer>,
-    cluster: Path<String>,
-    wanted: Body<OperateRequest>,
-) -> Answer<OperateAnswer> {
-    operate(agent, peer, cluster, wanted, Wish::Switchover).await
+/// The call that begins what is wished for.
+pub fn call(wish: Wish) -> MethodRouter<Arc<Agent>> {
+    post(move |agent, peer, cluster, wanted| operate(agent, peer, cluster, wanted, wish))
 }
 
-pub async fn failover(
-    agent: Shared,
-    peer: ConnectInfo<Peer>,
-    cluster: Path<String>,
-    wanted: Body<OperateRequest>,
-) -> Answer<OperateAnswer> {
-    operate(agent, peer, cluster, wanted, Wish::Failover).await
-}
-
-pub async fn drill(
-    agent: Shared,
-    peer: ConnectInfo<Peer>,
-    cluster: Path<String>,
-    wanted: Body<OperateRequest>,
-) -> Answer<OperateAnswer> {
-    operate(agent, peer, cluster, wanted, Wish::Drill).await
+pub async fn abort(
+    State(agent): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(cluster): Path<String>,
+) -> Answer<Done> {
+    let (name, _) = find(&agent, &cluster)?;
+    ask(&agent, &name, |reply| driver::Request::Abort { by: peer.name(), reply }).await
 }
 
 pub async fn rejoin(
@@ -111,8 +96,7 @@ async fn operate(
     let to = wanted.to.as_deref().map(|server| find_server(&config, server)).transpose()?;
     let intent = intent(wish, &wanted, to, &peer.name())?;
     let status = agent.status(&name).await.ok_or_else(|| unknown_cluster(&agent, &cluster))?;
-    let under_way = convert::operation(agent.clock(), &status);
-    if let Some(refusal) = refusal(&status, under_way.as_ref(), wish) {
+    if let Some(refusal) = refusal(&status, wish) {
         return Err(refusal);
     }
     Ok(Json(OperateAnswer { schema_version: SCHEMA_VERSION, op: begin(&agent, &name, intent).await? }))
@@ -148,21 +132,11 @@ fn intent(wish: Wish, wanted: &OperateRequest, to: Option<SocketAddr>, by: &str)
     })
 }
 
-/// What the status can say better than the cluster's own rules: since when something else is under way, and what keeps a
-/// drill from being one.
-fn refusal(status: &ClusterStatus, under_way: Option<&OperationLine>, wish: Wish) -> Option<Problem> {
+/// What keeps a drill from being one. That something else is under way is for the cluster's own rules to say.
+fn refusal(status: &ClusterStatus, wish: Wish) -> Option<Problem> {
     let cluster = status.name.as_str();
-    if let Some(running) = under_way {
-        return Some(Problem {
-            hint: Some(format!("`shunt events -f {cluster}` shows how it goes on")),
-            ..rule(format!(
-                "{} {} of {cluster} is under way: step {}, begun {}",
-                running.kind.word(),
-                running.op,
-                running.step,
-                running.since
-            ))
-        });
+    if status.operation.is_some() {
+        return None;
     }
     (wish == Wish::Drill).then(|| unwell(status)).flatten().map(|why| Problem {
         hint: Some(format!("a drill is for a cluster that is well; `shunt show {cluster}` tells more")),

@@ -25,7 +25,7 @@ use super::api::{
 };
 use super::convert;
 use super::flows::flows;
-use super::operations;
+use super::operations::{self, Wish};
 use super::peer::Peer;
 use crate::driver::{self, Agent};
 
@@ -58,9 +58,10 @@ pub async fn serve_socket(
         .route("/v1/clusters/{cluster}/unpin", post(unpin))
         .route("/v1/clusters/{cluster}/pause", post(pause))
         .route("/v1/clusters/{cluster}/resume", post(resume))
-        .route("/v1/clusters/{cluster}/switchover", post(operations::switchover))
-        .route("/v1/clusters/{cluster}/failover", post(operations::failover))
-        .route("/v1/clusters/{cluster}/drill", post(operations::drill))
+        .route("/v1/clusters/{cluster}/switchover", operations::call(Wish::Switchover))
+        .route("/v1/clusters/{cluster}/failover", operations::call(Wish::Failover))
+        .route("/v1/clusters/{cluster}/drill", operations::call(Wish::Drill))
+        .route("/v1/clusters/{cluster}/abort", post(operations::abort))
         .route("/v1/clusters/{cluster}/rejoin", post(operations::rejoin))
         .route("/v1/clusters/{cluster}/clear", post(operations::clear))
         .route("/v1/events", get(events))

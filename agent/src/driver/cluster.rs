@@ -19,7 +19,7 @@ use super::tasks::{Logins, Outcome, Tasks, Tools};
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
-use crate::probe::{self, Cadence, ProbeHandle, ProbeSpec};
+use crate::probe::{Cadence, ProbeHandle};
 use crate::store;
 use crate::telemetry::Counters;
 
@@ -74,6 +74,11 @@ pub enum Request {
         intent: Intent,
         reply: oneshot::Sender<Result<OpId, Problem>>,
     },
+    /// What is under way is to be taken back.
+    Abort {
+        by: String,
+        reply: Reply,
+    },
     /// A server that was cast out is to be compared anew.
     Rejoin {
         server: SocketAddr,
@@ -101,29 +106,29 @@ pub enum Request {
     Stop(oneshot::Sender<()>),
 }
 
-type Reply = oneshot::Sender<Result<String, Problem>>;
+pub(super) type Reply = oneshot::Sender<Result<String, Problem>>;
 
 /// What a request comes to: what is to be done, and what to say when it has been.
-struct Served {
-    actions: Vec<Action>,
-    answer: Option<(Reply, Result<String, Problem>)>,
+pub(super) struct Served {
+    pub(super) actions: Vec<Action>,
+    pub(super) answer: Option<(Reply, Result<String, Problem>)>,
     /// Told when the actions have been carried out.
-    done: Option<oneshot::Sender<()>>,
+    pub(super) done: Option<oneshot::Sender<()>>,
 }
 
 pub(super) struct ClusterTask {
     pub(super) name: ClusterName,
     pub(super) machine: Cluster,
     pub(super) shared: Shared,
-    login: Logins,
+    pub(super) login: Logins,
     requests: mpsc::Receiver<Request>,
     observations: mpsc::Receiver<Observation>,
-    observer: mpsc::Sender<Observation>,
-    cadence: watch::Sender<Cadence>,
-    probes: BTreeMap<SocketAddr, ProbeHandle>,
+    pub(super) observer: mpsc::Sender<Observation>,
+    pub(super) cadence: watch::Sender<Cadence>,
+    pub(super) probes: BTreeMap<SocketAddr, ProbeHandle>,
     status: watch::Sender<ClusterStatus>,
     /// The mode that the probes run in.
-    probing: FailoverMode,
+    pub(super) probing: FailoverMode,
     /// The epoch that the store has.
     pub(super) written: Epoch,
     pub(super) tasks: Tasks,
@@ -166,7 +171,7 @@ impl ClusterHandle {
             owed: Owed::default(),
         };
         task.carry_out(actions).await;
-        task.set_probes();
+        task.probe_as_configured();
         tokio::spawn(task.run());
         Self { requests, status: watched, config, login: kept_login }
     }
@@ -216,8 +221,7 @@ impl ClusterTask {
             }
             // A mode that had to wait for an operation's end.
             if self.probing != self.machine.config().failover {
-                self.probes.clear();
-                self.set_probes();
+                self.probe_as_configured();
             }
             if let Some(done) = done {
                 let _ = done.send(());
@@ -301,6 +305,10 @@ impl ClusterTask {
                 let since_ms = self.shared.clock.unix_ms_now();
                 let pin = store::Pin { cluster: self.name.clone(), listener, server, since_ms, by: by.clone() };
                 let saved = self.shared.journal.with(move |store| store.pin(&pin)).await;
+                if saved.is_ok() && listener.is_none() {
+                    // Who the primary is has been said: nobody goes on with what cannot be read.
+                    self.put_aside_unreadable(format!("pinned to {server} by {by}")).await;
+                }
                 let what = format!("{} pinned to {server} by {by}", pinned_words(&self.name, listener));
                 self.answer(saved, what, reply, Event::Pin { listener, server })
             }
@@ -340,9 +348,9 @@ impl ClusterTask {
             Request::Reconfigure { config, login, reply } => {
                 self.tasks.log_in_as(login.clone(), heartbeat(&config));
                 self.login = login;
-                let actions = self.machine.reconfigure(*config, self.now());
-                self.probes.clear();
-                self.set_probes();
+                // Before anything is decided on locks that went with their connections.
+                let reconnected = self.set_probes(&config, self.machine.mode_for_now(&config));
+                let actions = self.machine.reconfigure(*config, &reconnected, self.now());
                 self.forget_lost_pins().await;
                 Served { actions, answer: None, done: Some(reply) }
             }
@@ -352,6 +360,7 @@ impl ClusterTask {
                 let _ = reply.send(begun);
                 actions.into()
             }
+            Request::Abort { by, reply } => self.abort(by, reply).await,
             Request::Rejoin { server, by, reply } => {
                 if let Some(busy) = self.busy() {
                     return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
@@ -381,7 +390,7 @@ impl ClusterTask {
     }
 
     /// An operator's word counts once it is written down, and not before.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         saved: Result<(), super::journal::JournalError>,
         done: String,
@@ -418,27 +427,6 @@ impl ClusterTask {
         if let Err(error) = forgotten.await {
             tracing::error!(error = error_chain(&error), "a pin that is void could not be removed from the store");
         }
-    }
-
-    fn set_probes(&mut self) {
-        let config = self.machine.config();
-        self.probing = config.failover;
-        self.probes = config
-            .servers
-            .iter()
-            .map(|server| {
-                let spec = ProbeSpec {
-                    server: server.address,
-                    user: self.login.agent.user.clone(),
-                    password: self.login.agent.password.clone(),
-                    interval: config.probe.interval,
-                    timeout: config.probe.timeout,
-                    promotes: config.failover == FailoverMode::Promote,
-                };
-                let cadence = self.cadence.subscribe();
-                (server.address, probe::spawn(spec, cadence, self.observer.clone(), self.shared.clock))
-            })
-            .collect();
     }
 }
 

@@ -11,6 +11,7 @@ mod host;
 mod journal;
 mod lease;
 mod operate;
+mod probes;
 mod reload;
 mod severed;
 mod tasks;

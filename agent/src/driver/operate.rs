@@ -1,24 +1,27 @@
 //! A cluster's operations: written down, started, ended, and what an operator asks of them.
 
-use shunt_core::cluster::{Action, Event, Remembered};
+use shunt_core::cluster::{Action, Entry, Event, Refusal, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::operation::{Ending, Intent, OpId, Operation, Order, Outcast};
+use shunt_core::operation::{Ending, Intent, OpId, Operation, Order, Outcast, Outcome};
 
-use super::cluster::{ClusterTask, error_chain};
+use super::cluster::{ClusterTask, Reply, Served, error_chain};
+use super::journal::JournalError;
 use crate::clock::Clock;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
-use crate::store::{Store, StoreError};
+use crate::store::{Pause, Store, StoreError};
 
 /// What could not be written down yet. It is tried again before anything else is written.
 #[derive(Default)]
 pub(super) struct Owed {
     end: Option<(Box<Operation>, Ending)>,
     outcasts: Option<Vec<Outcast>>,
+    /// Why nobody goes on with what cannot be read.
+    abandon: Option<String>,
 }
 
 impl Owed {
     pub(super) const fn is_some(&self) -> bool {
-        self.end.is_some() || self.outcasts.is_some()
+        self.end.is_some() || self.outcasts.is_some() || self.abandon.is_some()
     }
 }
 
@@ -70,13 +73,21 @@ impl ClusterTask {
             written.map_err(|error| error_chain(&error))?;
             self.owed.outcasts = None;
         }
+        if let Some(why) = self.owed.abandon.clone() {
+            let (name, message, at_ms) = (self.name.clone(), why.clone(), self.shared.clock.unix_ms_now());
+            let ended = self.shared.journal.with(move |store| store.abandon_unfinished(&name, &message, at_ms)).await;
+            if let Some(op) = ended.map_err(|error| error_chain(&error))? {
+                self.shared.journal.record(Some(&self.name), abandoned(op, &why));
+            }
+            self.owed.abandon = None;
+        }
         if let Some((operation, ending)) = self.owed.end.clone() {
             let (name, at_ms) = (self.name.clone(), self.shared.clock.unix_ms_now());
             let written =
                 self.shared.journal.with(move |store| store.end_operation(&name, &operation, &ending, at_ms)).await;
             match written {
                 // It was written before, or is not the journal's: there is nothing more to write.
-                Ok(()) | Err(super::JournalError::Store(StoreError::Stale { .. })) => {}
+                Ok(()) | Err(JournalError::Store(StoreError::Stale { .. })) => {}
                 Err(error) => return Err(error_chain(&error)),
             }
             self.owed.end = None;
@@ -87,15 +98,7 @@ impl ClusterTask {
     /// What an operator asks for: refused, or begun and under way.
     pub(super) fn operate(&mut self, intent: Intent) -> (Vec<Action>, Result<OpId, Problem>) {
         if let Some(refusal) = self.machine.refusal(&intent, self.now()) {
-            let code = if refusal.is_misuse { ProblemCode::BadRequest } else { ProblemCode::RefusedByRule };
-            let problem = Problem {
-                schema_version: SCHEMA_VERSION,
-                code,
-                error: refusal.error,
-                hint: refusal.hint,
-                details: None,
-            };
-            return (Vec::new(), Err(problem));
+            return (Vec::new(), Err(problem(refusal)));
         }
         let actions = self.handle(Event::Operate(intent));
         (actions, Ok(self.machine.last_operation()))
@@ -103,15 +106,60 @@ impl ClusterTask {
 
     /// Why a pin has to wait.
     pub(super) fn busy(&self) -> Option<Problem> {
-        let refusal = self.machine.busy()?;
-        Some(Problem {
-            schema_version: SCHEMA_VERSION,
-            code: ProblemCode::RefusedByRule,
-            error: refusal.error,
-            hint: Some(format!("`shunt events -f {}` shows how it goes on", self.name)),
-            details: None,
-        })
+        self.machine.busy(self.now()).map(problem)
     }
+
+    /// Takes back what is under way. That no verdict begins it anew is written down before anything is done.
+    pub(super) async fn abort(&mut self, by: String, reply: Reply) -> Served {
+        if let Some(refusal) = self.machine.abort_refusal() {
+            return Served { actions: Vec::new(), answer: Some((reply, Err(problem(refusal)))), done: None };
+        }
+        let (pauses, was_sealed) = (self.machine.pauses_on_abort(), self.machine.is_sealed());
+        let saved = if pauses { self.keep_from_beginning_anew(&by).await } else { Ok(()) };
+        if saved.is_ok() {
+            self.put_aside_unreadable(format!("aborted by {by}")).await;
+        }
+        let what = match self.machine.status(self.now()).operation {
+            Some(operation) => format!("{} {} of {}", operation.kind.word(), operation.id, self.name),
+            None => format!("the operation of {} that cannot be read", self.name),
+        };
+        let how = if was_sealed { "is put aside" } else { "is taken back, as far as the old primary can be reached" };
+        let mut done = format!("{what} {how}: aborted by {by}; `shunt events {}` tells how it ends", self.name);
+        if pauses {
+            let name = &self.name;
+            done.push_str(&format!(
+                "\n{name} is paused, or the next one would begin at once: `shunt resume {name}` ends that"
+            ));
+        }
+        self.answer(saved, done, reply, Event::Abort { by })
+    }
+
+    async fn keep_from_beginning_anew(&self, by: &str) -> Result<(), JournalError> {
+        let (since_ms, reason) = (self.shared.clock.unix_ms_now(), format!("aborted by {by}"));
+        let pause = Pause { cluster: self.name.clone(), until_ms: None, reason, since_ms, by: by.to_owned() };
+        self.shared.journal.with(move |store| store.pause(&pause)).await
+    }
+
+    /// Ends, in the journal, the operation that nobody can read, if there is one. Until that is written, it is owed: a
+    /// restarted agent would find the operation, and stay fenced.
+    pub(super) async fn put_aside_unreadable(&mut self, why: String) {
+        if self.machine.is_sealed() {
+            self.owed.abandon = Some(why);
+            self.pay().await;
+        }
+    }
+}
+
+fn problem(refusal: Refusal) -> Problem {
+    let code = if refusal.is_misuse { ProblemCode::BadRequest } else { ProblemCode::RefusedByRule };
+    Problem { schema_version: SCHEMA_VERSION, code, error: refusal.error, hint: refusal.hint, details: None }
+}
+
+/// A line of history: nobody goes on with it, and whether all of it was done is not known.
+pub(super) fn abandoned(op: OpId, why: &str) -> Entry {
+    let (state, outcome) = ("ended".to_owned(), Outcome::Failed.word().to_owned());
+    let data = vec![("op", op.to_string()), ("state", state), ("outcome", outcome)];
+    Entry { kind: "operation", message: format!("operation {op} was abandoned: {why}"), data }
 }
 
 /// Adds to what is remembered of a cluster what its operations left.

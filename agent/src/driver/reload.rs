@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::agent::{Agent, broken_paths, load, read, write};
 use super::cluster::{ClusterHandle, Request};
+use super::operate::abandoned;
 use crate::config::Loaded;
 use crate::control::api::{ReloadAnswer, SCHEMA_VERSION};
 
@@ -158,17 +159,25 @@ impl Agent {
         ReloadAnswer { schema_version: SCHEMA_VERSION, added, changed, removed, diagnostics }
     }
 
-    /// A removed cluster's pins and pause go with it; its epoch stays, should it come back.
+    /// A removed cluster's pins and pause go with it, and nobody goes on with what was under way; its epoch and its outcasts
+    /// stay, should it come back.
     async fn forget_words(&self, name: &ClusterName) {
-        let cluster = name.clone();
+        const WHY: &str = "its cluster was removed from the configuration; the servers stay as they were left";
+        let (cluster, at_ms) = (name.clone(), self.shared.clock.unix_ms_now());
         let forgotten = self.shared.journal.with(move |store| {
             for pin in store.pins()?.into_iter().filter(|pin| pin.cluster == cluster) {
                 store.unpin(&cluster, pin.listener)?;
             }
-            store.resume(&cluster).map(drop)
+            store.resume(&cluster)?;
+            store.abandon_unfinished(&cluster, WHY, at_ms)
         });
-        if let Err(error) = forgotten.await {
-            self.record("refused", format!("pins of {name} could not be removed: {}", super::error_chain(&error)));
+        match forgotten.await {
+            Ok(None) => {}
+            Ok(Some(op)) => self.shared.journal.record(Some(name), abandoned(op, WHY)),
+            Err(error) => {
+                let what = format!("what {name} was told and had begun could not be forgotten");
+                self.record("refused", format!("{what}: {}", super::error_chain(&error)));
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::config::Password;
 
 /// Whom to observe, as whom, how often.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeSpec {
     pub server: SocketAddr,
     pub user: String,
@@ -50,11 +50,21 @@ pub enum Cadence {
 
 /// A running probe. Dropping it ends the probe and closes its connection.
 #[derive(Debug)]
-pub struct ProbeHandle(JoinHandle<()>);
+pub struct ProbeHandle {
+    spec: ProbeSpec,
+    task: JoinHandle<()>,
+}
+
+impl ProbeHandle {
+    /// Whether it observes as it is to, so that its connection, and the lock that this one holds, can be kept.
+    pub fn serves(&self, spec: &ProbeSpec) -> bool {
+        self.spec == *spec && !self.task.is_finished()
+    }
+}
 
 impl Drop for ProbeHandle {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -66,7 +76,8 @@ pub fn spawn(
     observations: mpsc::Sender<Observation>,
     clock: Clock,
 ) -> ProbeHandle {
-    ProbeHandle(tokio::spawn(async move {
+    let observed = spec.clone();
+    let task = tokio::spawn(async move {
         // The client library panics on some of what a strange server can say (a malformed public key, an empty packet). That
         // is an observation like any other, and must not be the last one of its server.
         while let Some(Err(ended)) = run_once(&spec, &cadence, &observations, clock).await {
@@ -81,7 +92,8 @@ pub fn spawn(
             }
             tokio::time::sleep(spec.interval).await;
         }
-    }))
+    });
+    ProbeHandle { spec: observed, task }
 }
 
 /// The probe in a task of its own, which ends with this one.

@@ -136,24 +136,24 @@ impl Store {
         written.map_err(|why| StoreError::Stale { cluster: cluster.clone(), op: operation.id, why })
     }
 
-    /// Ends an operation of which nothing is known but that it was begun: [`Store::unfinished`] could not read it, and an
-    /// operator has seen to the servers. What is written about it stays as it is. False if no such one is under way.
-    pub fn abandon_operation(
+    /// Ends the operation under way, if there is one, without anything being known of it but that it was begun: it may be
+    /// one that [`Store::unfinished`] could not read. What is written about it stays as it is. Its number, if there was one.
+    pub fn abandon_unfinished(
         &mut self,
         cluster: &ClusterName,
-        id: OpId,
         message: &str,
         at_ms: i64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<OpId>, StoreError> {
         let outcome = Outcome::Failed.word();
-        let ended = self.write_dear("abandon an operation", |db| {
+        let ended: Option<i64> = self.write_dear("abandon an operation", |db| {
             db.prepare_cached(
-                "UPDATE operations SET ended_ms = ?3, outcome = ?4, message = ?5
-                 WHERE cluster = ?1 AND id = ?2 AND ended_ms IS NULL",
+                "UPDATE operations SET ended_ms = ?2, outcome = ?3, message = ?4
+                 WHERE cluster = ?1 AND ended_ms IS NULL RETURNING id",
             )?
-            .execute(params![cluster.as_str(), signed(id.0)?, at_ms, outcome, message])
+            .query_row(params![cluster.as_str(), at_ms, outcome, message], |row| row.get(0))
+            .optional()
         })?;
-        Ok(ended > 0)
+        ended.map(|id| self.unsigned(id).map(OpId)).transpose()
     }
 
     /// The operation that was begun and has not ended.

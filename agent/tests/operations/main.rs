@@ -86,7 +86,7 @@ fn one_json_object_says_it_all() {
             "schema_version": 1, "cluster": "orders", "op": 17, "kind": "switchover", "dry_run": false,
             "outcome": "done", "message": "db2 took over", "old": "10.0.0.11:3306", "new": "10.0.0.12:3306",
             "epoch": 8, "took_ms": 143,
-            "steps": [{ "step": "precheck", "took_ms": 12 }, { "step": "promote", "took_ms": 20 }],
+            "steps": [{ "step": "precheck", "ok": true, "took_ms": 12 }, { "step": "promote", "ok": true, "took_ms": 20 }],
         })
     );
 }

@@ -24,6 +24,7 @@ impl Cluster {
             self.steer(direction, actions);
             self.fail_over_if_due(now, actions);
         }
+        self.forget_lingering_if_void(actions);
         self.meet_outcasts(now, actions);
         self.restore_primary(now, actions);
         self.examine_when_due(now, actions);

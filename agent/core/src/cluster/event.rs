@@ -45,6 +45,15 @@ pub enum Event {
     ///
     /// [`Cluster::refusal`]: super::Cluster::refusal
     Operate(Intent),
+    /// An operator takes back what is under way, or puts aside what cannot be read. Whoever sends it has asked
+    /// [`Cluster::abort_refusal`] before, and has written down what the machine does with it: the pause if
+    /// [`Cluster::pauses_on_abort`], the end of an operation that nobody can read.
+    ///
+    /// [`Cluster::abort_refusal`]: super::Cluster::abort_refusal
+    /// [`Cluster::pauses_on_abort`]: super::Cluster::pauses_on_abort
+    Abort {
+        by: String,
+    },
     /// An operator wants a server that was cast out to be compared anew, and to rejoin if nothing speaks against it.
     Rejoin {
         server: SocketAddr,

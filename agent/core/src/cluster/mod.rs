@@ -48,7 +48,7 @@ pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
 use lapse::Lapses;
-use operate::{Readiness, Restoring, Returning, Run};
+use operate::{Lingering, Readiness, Restoring, Returning, Run};
 use readers::Fit;
 
 use crate::config::{ClusterConfig, FailoverMode};
@@ -102,6 +102,7 @@ pub struct Cluster {
     told: BTreeMap<SocketAddr, String>,
     readiness: Readiness,
     restoring: Restoring,
+    lingering: Lingering,
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
@@ -175,6 +176,7 @@ impl Cluster {
             told: BTreeMap::new(),
             readiness: Readiness::default(),
             restoring: Restoring::default(),
+            lingering: Lingering::default(),
             proof: None,
             clock: now,
             mode_after: None,
@@ -198,16 +200,28 @@ impl Cluster {
         (cluster, actions)
     }
 
-    /// Takes a new configuration of the same cluster. What is known of servers that stay is kept.
-    pub fn reconfigure(&mut self, mut config: ClusterConfig, now: Mono) -> Vec<Action> {
+    /// The mode in which a new configuration is taken: an operation ends under the rules, and with the lock, that it began
+    /// with.
+    pub fn mode_for_now(&self, config: &ClusterConfig) -> FailoverMode {
+        if self.run.is_some() { self.config.failover } else { config.failover }
+    }
+
+    /// Takes a new configuration of the same cluster. What is known of servers that stay is kept, but not that the lock is
+    /// ours where the connection that held it was given up: on the `reconnected`.
+    pub fn reconfigure(
+        &mut self,
+        mut config: ClusterConfig,
+        reconnected: &BTreeSet<SocketAddr>,
+        now: Mono,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         self.clock = now;
+        let mode = self.mode_for_now(&config);
         if self.run.is_some() {
-            // An operation ends under the rules, and with the lock, that it began with.
-            self.mode_after = Some(std::mem::replace(&mut config.failover, self.config.failover));
+            self.mode_after = Some(config.failover);
         }
-        // The connections that held the locks are made anew.
-        self.servers.values_mut().for_each(Health::forget_lock);
+        config.failover = mode;
+        self.servers.iter_mut().filter(|(s, _)| reconnected.contains(s)).for_each(|(_, health)| health.forget_lock());
         let mut known = std::mem::take(&mut self.servers);
         self.servers =
             config.servers.iter().map(|s| (s.address, known.remove(&s.address).unwrap_or_default())).collect();
@@ -261,6 +275,7 @@ impl Cluster {
             Event::CommitFailed { stage, error } => self.not_carried_out(stage, error, now, &mut actions),
             Event::LeaseLapsed { listeners } => self.lapse(&listeners, now, &mut actions),
             Event::Operate(intent) => self.operate(intent, now, &mut actions),
+            Event::Abort { by } => self.abort(&by, now, &mut actions),
             Event::Rejoin { server, by } => self.rejoin(server, &by, &mut actions),
             Event::Clear { server, by } => self.clear(server, &by, &mut actions),
             Event::Begun { serial } => self.begun(serial, now, &mut actions),

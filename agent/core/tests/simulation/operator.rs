@@ -41,12 +41,42 @@ impl World {
         if self.proxies[p].disk_full || self.proxies[p].agent.is_none() {
             return;
         }
-        if self.proxies[p].agent().is_some_and(|agent| agent.machine.busy().is_some()) {
+        if self.proxies[p].agent().is_some_and(|agent| agent.machine.is_busy()) {
             return;
         }
         tell!(self, "an operator pins proxy{} to db{}", p + 1, n + 1);
         self.proxies[p].store.pins.insert(None, db(n));
         self.tell_agent(p, Event::Pin { listener: None, server: db(n) });
+    }
+
+    /// An operator who waits for something to take back.
+    pub fn abort_when_due(&mut self, p: usize) {
+        let proxy = &mut self.proxies[p];
+        let is_busy = proxy.agent.as_ref().is_some_and(|agent| agent.machine.is_busy());
+        match &mut proxy.aborts_in {
+            Some(left) if is_busy && *left > 0 => *left -= 1,
+            Some(_) if is_busy => {
+                proxy.aborts_in = None;
+                self.abort(p);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn abort(&mut self, p: usize) {
+        let proxy = &self.proxies[p];
+        let Some(machine) = proxy.agent().filter(|_| !proxy.frozen && !proxy.busy).map(|agent| &agent.machine) else {
+            return;
+        };
+        let pauses = machine.pauses_on_abort();
+        if machine.abort_refusal().is_some() || (pauses && proxy.disk_full) {
+            return;
+        }
+        tell!(self, "an operator at proxy{} aborts", p + 1);
+        if pauses {
+            self.proxies[p].store.pause = Some((None, "aborted by operator".to_owned()));
+        }
+        self.tell_agent(p, Event::Abort { by: "operator".to_owned() });
     }
 
     pub fn unpin(&mut self, p: usize) {

@@ -62,6 +62,8 @@ pub struct Proxy {
     pub busy: bool,
     /// Boundaries between actions until it dies.
     pub dies_in: Option<u32>,
+    /// Events during an operation until an operator aborts it.
+    pub aborts_in: Option<u32>,
     /// Stale news for it, each time that it waits for something: so often.
     pub stale_next: u32,
     pub disk_full: bool,
@@ -84,6 +86,7 @@ impl Proxy {
             frozen: false,
             busy: false,
             dies_in: None,
+            aborts_in: None,
             stale_next: 0,
             disk_full: false,
             kernel_refuses: false,
@@ -230,6 +233,7 @@ impl World {
         }
         let actions = self.handle(p, event);
         self.carry_out(p, actions);
+        self.abort_when_due(p);
     }
 
     pub fn thaws(&mut self, p: usize) {

@@ -24,6 +24,8 @@ pub struct Course {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StepTime {
     pub step: String,
+    /// It came to what it was for.
+    pub ok: bool,
     pub took_ms: Option<u64>,
 }
 
@@ -54,6 +56,8 @@ pub enum News {
     Done(StepTime),
     /// It is over, and something in it failed.
     Over(StepTime),
+    /// It is over, and did not come to what it was for.
+    Failed(StepTime),
     /// Another step began, and this one was not done.
     BrokenOff(String),
     Task {
@@ -81,11 +85,16 @@ impl Course {
         let step = || word(data, "step").unwrap_or_default().to_owned();
         match (event.kind.as_str(), word(data, "state")) {
             ("step", Some("begun")) => self.begun(step()),
-            ("step", Some("done")) => {
-                let done = StepTime { step: step(), took_ms: number(data, "took_ms") };
+            ("step", Some(state @ ("done" | "failed"))) => {
+                let ok = state == "done";
+                let done = StepTime { step: step(), ok, took_ms: number(data, "took_ms") };
                 let left = self.running.take().filter(|running| *running != done.step);
                 self.steps.push(done.clone());
-                let over = if std::mem::take(&mut self.failed) { News::Over(done) } else { News::Done(done) };
+                let over = match std::mem::take(&mut self.failed) {
+                    _ if !ok => News::Failed(done),
+                    true => News::Over(done),
+                    false => News::Done(done),
+                };
                 left.map(News::BrokenOff).into_iter().chain([over]).collect()
             }
             ("task", _) => {
@@ -194,6 +203,17 @@ mod tests {
         let ended = course.hear(&event("operation", json!({ "op": "17", "state": "ended", "outcome": "undone" })));
         assert_eq!(ended, [News::BrokenOff("undo".to_owned())]);
         assert_eq!(course.ending.unwrap().outcome, Outcome::Undone);
+    }
+
+    #[test]
+    fn a_step_that_failed_is_told_as_failed() {
+        let mut course = Course::new(17);
+        course.hear(&event("step", json!({ "op": "17", "step": "drain", "state": "begun" })));
+        let over =
+            json!({ "op": "17", "step": "drain", "state": "failed", "took_ms": "12", "reason": "aborted by ann" });
+        let failed = StepTime { step: "drain".to_owned(), ok: false, took_ms: Some(12) };
+        assert_eq!(course.hear(&event("step", over)), [News::Failed(failed.clone())]);
+        assert_eq!(course.steps, [failed]);
     }
 
     #[test]

@@ -189,7 +189,7 @@ fn row(event: &EventLine, op: u64) -> Option<Row> {
     let what = match event.kind.as_str() {
         "task" | "plan" => return None,
         _ if ours.is_some_and(|ours| ours != op) => return None,
-        "step" if word(data, "state") != Some("done") => return None,
+        "step" if word(data, "state") == Some("begun") => return None,
         "step" => word(data, "step").unwrap_or_default().to_owned(),
         "operation" => word(data, "state").unwrap_or_default().to_owned(),
         kind => kind.to_owned(),

@@ -152,6 +152,7 @@ pub fn line(news: &News, details: bool) -> Option<String> {
         News::Begun(step) => Some(format!("{step:<10}…")),
         News::Done(done) => Some(over(done, "ok")),
         News::Over(done) => Some(over(done, "over")),
+        News::Failed(done) => Some(over(done, "failed")),
         News::BrokenOff(step) => Some(format!("{step:<10}not done")),
         News::Task { message, ok: true } => details.then(|| format!("  {message}")),
         News::Task { message, ok: false } => Some(format!("  failed: {message}")),
@@ -161,7 +162,7 @@ pub fn line(news: &News, details: bool) -> Option<String> {
     }
 }
 
-fn over(StepTime { step, took_ms }: &StepTime, how: &str) -> String {
+fn over(StepTime { step, took_ms, .. }: &StepTime, how: &str) -> String {
     match took_ms {
         Some(ms) => format!("{step:<10}{how:<4}{ms:>6} ms"),
         None => format!("{step:<10}{how}"),

@@ -257,9 +257,9 @@ fn an_unfinished_operation_that_cannot_be_read_is_an_error_until_it_is_abandoned
         let next = failover(7);
         assert_eq!(stale(store.begin_step(&orders, &next, 2)), Stale::OtherUnderWay(OpId(6)));
         assert_eq!(store.last_operation(&orders).unwrap(), OpId(6));
-        assert!(!store.abandon_operation(&orders, OpId(5), "done by hand", 3).unwrap());
-        assert!(store.abandon_operation(&orders, OpId(6), "done by hand", 3).unwrap());
-        assert!(!store.abandon_operation(&orders, OpId(6), "done by hand", 4).unwrap());
+        assert_eq!(store.abandon_unfinished(&cluster("pay"), "done by hand", 3).unwrap(), None);
+        assert_eq!(store.abandon_unfinished(&orders, "done by hand", 3).unwrap(), Some(OpId(6)));
+        assert_eq!(store.abandon_unfinished(&orders, "done by hand", 4).unwrap(), None);
         assert_eq!(store.unfinished(&orders).unwrap(), None);
         assert_eq!(store.last_failover_ended_ms(&orders).unwrap(), Some(3));
         store.begin_step(&orders, &next, 5).unwrap();

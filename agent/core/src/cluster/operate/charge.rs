@@ -65,7 +65,7 @@ impl Cluster {
             && (self.is_switchover() || !self.view(now).receivers_of(old).is_empty());
         if untouched && matches!(step, Step::Hold | Step::Sessions | Step::Fence | Step::Undo) {
             self.forget_orders(actions);
-            run_mut(self, |run| run.because = Some(why));
+            run_mut(self, |run| (run.because, run.step_failed) = (Some(why.clone()), Some(why)));
             self.enter(Step::Reopen, Vec::new(), now, actions);
             return true;
         }

@@ -128,6 +128,10 @@ impl Cluster {
         {
             self.note_disarmed(standing, now);
         }
+        // Whoever could not be sent back is sent again.
+        if let (Task::Follow { server, .. }, Err(_)) = (&answer.task, &answer.result) {
+            run_mut(self, |run| run.sent_back.retain(|s| s != server));
+        }
     }
 
     pub(super) fn decide_on_candidate(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
@@ -251,6 +255,7 @@ impl Cluster {
             self.start(tasks, now, actions);
             return;
         }
+        run_mut(self, |run| run.step_failed = Some(why.to_owned()));
         let stuck = self.run.as_mut().and_then(|run| run.stuck.take());
         self.enter(Step::Disarm, tasks, now, actions);
         run_mut(self, |run| {
@@ -276,6 +281,7 @@ impl Cluster {
             return;
         }
         let revoke = self.run.as_ref().is_some_and(|run| run.revoked);
+        run_mut(self, |run| run.step_failed.clone_from(&run.because));
         let tasks = self.ask_the_others(revoke);
         self.enter(Step::Disarm, tasks, now, actions);
     }

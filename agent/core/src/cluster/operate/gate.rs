@@ -219,6 +219,7 @@ impl Cluster {
 
     pub(super) fn begin(&mut self, op: Operation, step: Step, now: Mono, actions: &mut Vec<Action>) {
         self.forget_restoring(actions);
+        self.forget_all_lingering(actions);
         super::telling::began(&self.config.name, &op, actions);
         let tasks = if step == Step::Precheck { self.examine_everybody() } else { Vec::new() };
         if step == Step::Fence {

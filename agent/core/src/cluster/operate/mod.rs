@@ -14,12 +14,15 @@
 //! listeners do while it lasts. Answers to tasks come back as events; [`Cluster::advance`] looks whether the step is over
 //! and enters the next. A task that nobody waits for any more, of an earlier run or epoch, has no order here and is ignored.
 //!
-//! Nothing but an operation's own steps moves the primary listeners while it lasts.
+//! Nothing but an operation's own steps moves the primary listeners while it lasts. An operator may have it taken back
+//! before the promotion ([`Cluster::abort_refusal`]).
 
+mod abort;
 mod charge;
 mod disarm;
 mod follow;
 mod gate;
+mod lingering;
 mod planned;
 mod promote;
 mod ready;
@@ -31,7 +34,7 @@ mod returning;
 mod steps;
 mod telling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -43,6 +46,7 @@ use crate::operation::{Operation, Order, OrderId, Report, Step, Task, TaskError}
 
 use steps::run_mut;
 
+pub(super) use lingering::Lingering;
 pub(super) use ready::Readiness;
 pub use refuse::Refusal;
 pub(super) use restore::Restoring;
@@ -77,6 +81,10 @@ pub(super) struct Run {
     pub(super) stuck: Option<String>,
     /// What went wrong, for the end's message.
     because: Option<String>,
+    /// Why the step that ends now did not come to what it was for.
+    step_failed: Option<String>,
+    /// Whoever was sent back to the old primary while this is taken back.
+    sent_back: BTreeSet<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +126,8 @@ impl Run {
             step_since: now,
             stuck: None,
             because: None,
+            step_failed: None,
+            sent_back: BTreeSet::new(),
         }
     }
 
@@ -208,7 +218,7 @@ impl Cluster {
         run.tries = 0;
         run.wake_at = None;
         run.step_since = now;
-        run.stuck = None;
+        (run.stuck, run.step_failed) = (None, None);
         self.write_step(tasks, now, actions);
     }
 
@@ -250,9 +260,7 @@ impl Cluster {
     /// Nobody waits for the answers of this step any more, nor for those aside.
     fn forget_orders(&mut self, actions: &mut Vec<Action>) {
         let Some(run) = &mut self.run else { return };
-        // Whoever is on the way to follow somebody is not stopped half-way.
-        let pending = std::mem::take(&mut run.pending).into_iter();
-        let ids: Vec<_> = pending.filter(|(_, p)| !matches!(p.task, Task::Follow { .. })).map(|(id, _)| id).collect();
+        let ids: Vec<_> = std::mem::take(&mut run.pending).into_keys().collect();
         if !ids.is_empty() {
             actions.push(Action::Forget(ids));
         }
@@ -364,7 +372,10 @@ impl Cluster {
             alarm(AlarmKind::OperationStuck, format!("{} {} waits at {}: {why}", op.kind.word(), op.id, op.step));
         }
         if let Some(why) = &self.sealed {
-            let hint = format!("`shunt pin {} SERVER` says who the primary is", self.config.name);
+            let name = &self.config.name;
+            let hint = format!(
+                "`shunt pin {name} SERVER` says who the primary is, `shunt abort {name}` that nobody goes on with it"
+            );
             alarm(AlarmKind::OperationStuck, format!("an operation was under way and cannot be read: {why}; {hint}"));
         }
         if let Some(why) = &self.barred {

@@ -178,23 +178,23 @@ impl Cluster {
         if run.op.promotion_began {
             return;
         }
-        run.because = Some(why);
+        (run.because, run.step_failed) = (Some(why.clone()), Some(why));
         self.forget_orders(actions);
         // What it asks of servers waits until the lock is known to be ours.
         self.enter(Step::Undo, Vec::new(), now, actions);
     }
 
-    pub(super) fn undoing(&self) -> Vec<Wanted> {
+    /// The old primary is to take writes again, as often as it takes; who received from it is sent back once, unless that fails.
+    pub(super) fn undoing(&mut self) -> Vec<Wanted> {
         let Some(run) = &self.run else { return Vec::new() };
-        let op = &run.op;
-        let mut tasks = vec![want(Task::MakeWritable { server: op.old }, UNDO)];
+        let (source, semi_sync) = (run.op.old, run.op.semi_sync);
+        let mut tasks = vec![want(Task::MakeWritable { server: source }, UNDO)];
         if run.revoked {
-            let (source, semi_sync) = (op.old, op.semi_sync);
-            let receivers = self.receivers_before(source);
-            tasks.extend(
-                receivers
-                    .map(|server| Wanted { aside: true, ..want(Task::Follow { server, source, semi_sync }, FOLLOW) }),
-            );
+            let receivers: Vec<_> =
+                self.receivers_before(source).filter(|server| !run.sent_back.contains(server)).collect();
+            run_mut(self, |run| run.sent_back.extend(&receivers));
+            let follow = |server| Wanted { aside: true, ..want(Task::Follow { server, source, semi_sync }, FOLLOW) };
+            tasks.extend(receivers.into_iter().map(follow));
         }
         tasks
     }
@@ -232,7 +232,8 @@ impl Cluster {
             }
             Some(result) => {
                 if self.evidence(old) == Evidence::Gone {
-                    // It died on the way: what the verdict says about that comes next.
+                    // What the verdict says about that comes next.
+                    run_mut(self, |run| run.step_failed = Some("the old primary died on the way".to_owned()));
                     self.finish(Outcome::Failed, now, actions);
                     return true;
                 }

@@ -77,6 +77,7 @@ impl Cluster {
             }
             // The fence is in force whatever it does; it is met as an outcast later.
             if first_time {
+                run_mut(self, |run| run.step_failed = Some("the old primary takes writes again".to_owned()));
                 let tasks = self.disarming();
                 self.enter(Step::Disarm, tasks, now, actions);
                 return true;

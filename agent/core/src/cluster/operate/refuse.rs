@@ -17,14 +17,18 @@ pub struct Refusal {
     pub is_misuse: bool,
 }
 
-fn rule(error: String) -> Refusal {
-    Refusal { error, hint: None, is_misuse: false }
-}
-
 impl Refusal {
-    fn hint(self, hint: String) -> Self {
+    pub(super) fn rule(error: String) -> Self {
+        Self { error, hint: None, is_misuse: false }
+    }
+
+    pub(super) fn hint(self, hint: String) -> Self {
         Self { hint: Some(hint), ..self }
     }
+}
+
+fn rule(error: String) -> Refusal {
+    Refusal::rule(error)
 }
 
 impl Cluster {
@@ -37,11 +41,13 @@ impl Cluster {
                     .hint("let whoever manages the cluster do it, or set failover = \"promote\" or \"off\"".to_owned()),
             );
         }
-        if let Some(busy) = self.busy() {
+        if let Some(busy) = self.busy(now) {
             return Some(busy);
         }
         if let Some(why) = &self.sealed {
-            return Some(rule(format!("an earlier operation cannot be read: {why}")));
+            return Some(rule(format!("an earlier operation cannot be read: {why}")).hint(format!(
+                "`shunt pin {name} SERVER` says who the primary is, `shunt abort {name}` only that nobody goes on with it"
+            )));
         }
         if let Some(why) = self.group_bar() {
             return Some(rule(why));
@@ -93,10 +99,19 @@ impl Cluster {
         }
     }
 
+    pub const fn is_busy(&self) -> bool {
+        self.run.is_some()
+    }
+
     /// Why something else must be over first.
-    pub fn busy(&self) -> Option<Refusal> {
-        let op = &self.run.as_ref()?.op;
-        Some(rule(format!("{} {} is under way, at step {}", op.kind.word(), op.id, op.step)))
+    pub fn busy(&self, now: Mono) -> Option<Refusal> {
+        let run = self.run.as_ref()?;
+        let (op, name, ago) = (&run.op, &self.config.name, now.since(run.began_at).as_secs());
+        let what = format!("{} {} of {name} is under way: step {}", op.kind.word(), op.id, op.step);
+        Some(
+            rule(format!("{what}, begun {ago} s ago"))
+                .hint(format!("`shunt events -f {name}` shows how it goes on, `shunt abort {name}` takes it back")),
+        )
     }
 
     fn unfit_to_take_over(&self, to: SocketAddr) -> Option<String> {

@@ -97,6 +97,7 @@ impl Cluster {
     }
 
     fn errand(&mut self, server: SocketAddr, stage: Stage, task: Task, within: Duration, actions: &mut Vec<Action>) {
+        self.forget_lingering_of(server, actions);
         let id = self.next_order();
         self.returning.insert(server, Returning { order: Some(id), stage, rest_until: None });
         actions.push(Action::Start(vec![Order { id, task, within }]));
@@ -110,7 +111,10 @@ impl Cluster {
         now: Mono,
         actions: &mut Vec<Action>,
     ) {
-        if self.note_readiness(order, &result) || self.note_restored(order, &result, now, actions) {
+        if self.note_lingering(order)
+            || self.note_readiness(order, &result)
+            || self.note_restored(order, &result, now, actions)
+        {
             return;
         }
         let found = self.returning.iter().find(|(_, r)| r.order == Some(order)).map(|(&s, r)| (s, r.stage.clone()));

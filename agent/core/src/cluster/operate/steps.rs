@@ -70,8 +70,15 @@ impl Cluster {
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome, now: Mono, actions: &mut Vec<Action>) {
+        if outcome == Outcome::Undone {
+            self.let_linger();
+        }
         self.forget_orders(actions);
         let Some(mut run) = self.run.take() else { return };
+        let as_meant = outcome == Outcome::Done || (outcome == Outcome::Undone && run.op.step == Step::Reopen);
+        if !as_meant && run.step_failed.is_none() {
+            run.step_failed.clone_from(&run.because);
+        }
         super::telling::step_done(&self.config.name, &run, now, actions);
         let ending = super::telling::ending(&self.config, &mut run, outcome, now, actions);
         let automatic = matches!(run.op.trigger, Trigger::Verdict);

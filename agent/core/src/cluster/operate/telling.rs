@@ -68,11 +68,17 @@ pub(super) fn step_done(_: &ClusterName, run: &Run, now: Mono, actions: &mut Vec
         return;
     }
     let took = now.since(run.step_since);
-    let mut data = vec![("step", run.op.step.to_string()), ("state", "done".to_owned()), ("took_ms", ms(took))];
+    let state = if run.step_failed.is_some() { "failed" } else { "done" };
+    let mut data = vec![("step", run.op.step.to_string()), ("state", state.to_owned()), ("took_ms", ms(took))];
     if let Some(chosen) = run.op.chosen {
         data.push(("server", chosen.to_string()));
     }
-    actions.push(entry("step", format!("{} is over after {} ms", run.op.step, took.as_millis()), of(&run.op, data)));
+    let mut message = format!("{} is over after {} ms", run.op.step, took.as_millis());
+    if let Some(why) = &run.step_failed {
+        message = format!("{} failed after {} ms: {why}", run.op.step, took.as_millis());
+        data.push(("reason", why.clone()));
+    }
+    actions.push(entry("step", message, of(&run.op, data)));
 }
 
 pub(super) fn task(

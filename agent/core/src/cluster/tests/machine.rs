@@ -1,5 +1,7 @@
 //! Pins, pauses, restarts, failing commits, replica listeners.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::mapping::Leaving;
 
@@ -183,7 +185,7 @@ fn a_reconfigured_cluster_keeps_what_it_knows() {
     let mut world = World::healthy(3);
     let mut changed = config(3);
     changed.listeners[0].fenced = Fenced::Refuse;
-    let actions = world.machine.reconfigure(changed, world.now);
+    let actions = world.machine.reconfigure(changed, &BTreeSet::new(), world.now);
     world.carry_out(actions);
     assert_eq!((world.verdict(), world.leads_to(), world.machine.epoch()), (Verdict::Healthy, Some(db(1)), Epoch(1)));
     world.kill(1);
@@ -202,7 +204,7 @@ fn a_pin_to_a_server_of_another_cluster_is_ignored() {
 fn a_pin_to_a_server_that_left_the_configuration_does_not_come_back() {
     let mut world = World::healthy(3);
     world.event(Event::Pin { listener: None, server: db(3) });
-    let actions = world.machine.reconfigure(config(2), world.now);
+    let actions = world.machine.reconfigure(config(2), &BTreeSet::new(), world.now);
     assert!(actions.iter().any(|a| matches!(a, Action::Record(e) if e.kind == "unpinned")), "{actions:?}");
     assert!(world.machine.pins().is_empty());
     let remembered = Remembered { pins: BTreeMap::from([(None, db(3))]), ..Remembered::default() };

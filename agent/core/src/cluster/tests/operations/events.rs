@@ -74,7 +74,7 @@ pub enum Happened {
 type Happening = (&'static str, fn(&mut Bench) -> Happened);
 
 /// What may happen at any step.
-pub const EVENTS: [Happening; 31] = [
+pub const EVENTS: [Happening; 32] = [
     ("answered", answered),
     ("refused", |b| failed(b, Cause::Refused)),
     ("unknown", |b| failed(b, Cause::Unknown)),
@@ -94,6 +94,7 @@ pub const EVENTS: [Happening; 31] = [
     ("stale answer", |b| yes(b, stale_answer)),
     ("stale begun", |b| yes(b, |b| b.event(Event::Begun { serial: 9_999 }))),
     ("operate", |b| yes(b, |b| b.event(Event::Operate(Bench::intent(Kind::Switchover))))),
+    ("abort", |b| yes(b, abort)),
     ("pin to old", |b| pin(b, None)),
     ("pin listener to old", |b| pin(b, Some(writer()))),
     ("pause", |b| yes(b, |b| b.event(Event::Pause { until: None, reason: "test".to_owned() }))),
@@ -199,6 +200,10 @@ fn stale_answer(bench: &mut Bench) {
     let standing = bench.standing(db(2));
     let result = Ok(Report::Standing(Box::new(crate::operation::Standing { read_only: false, ..standing })));
     bench.event(Event::TaskDone { order: OrderId(u64::MAX), result });
+}
+
+fn abort(bench: &mut Bench) {
+    bench.event(Event::Abort { by: "ann".to_owned() });
 }
 
 fn pin(bench: &mut Bench, listener: Option<SocketAddr>) -> Happened {

@@ -47,6 +47,7 @@ another promotes 3  | precheck, db1              |                              
 stale answer        | precheck, db1              |                                                | done → db2
 stale begun         | precheck, db1              |                                                | done → db2
 operate             | precheck, db1              |                                                | done → db2
+abort               | undone, db1                | examine: 12345                                 | undone → db1
 pin to old          | precheck, db1              |                                                | done → db1, writable db2
 pin listener to old | precheck, db1              |                                                | done → db1, writable db2
 pause               | precheck, db1              |                                                | done → db2
@@ -80,6 +81,7 @@ another promotes 3  | failed, db1                | examine: 2345                
 stale answer        | fence, db1                 |                                                | done → db2, db1 cast out
 stale begun         | fence, db1                 |                                                | done → db2, db1 cast out
 operate             | fence, db1                 |                                                | done → db2, db1 cast out
+abort               | failed, db1                | examine: 2345                                  | failed → fence, barred
 pin to old          | fence, db1                 |                                                | done → db1, writable db2
 pin listener to old | fence, db1                 |                                                | done → db1, writable db2, db1 cast out
 pause               | fence, db1                 |                                                | done → db2, db1 cast out
@@ -113,6 +115,7 @@ another promotes 3  | failed, fence              | examine: 2345                
 stale answer        | disarm, fence              |                                                | done → db2, db1 cast out
 stale begun         | disarm, fence              |                                                | done → db2, db1 cast out
 operate             | disarm, fence              |                                                | done → db2, db1 cast out
+abort               | failed, fence              | examine: 2345                                  | failed → fence, barred
 pin to old          | disarm, fence              |                                                | done → db1, writable db2
 pin listener to old | disarm, fence              |                                                | done → db1, writable db2, db1 cast out
 pause               | disarm, fence              |                                                | done → db2, db1 cast out
@@ -145,6 +148,7 @@ another promotes 3  | failed, fence              | examine: 2345                
 stale answer        | catch_up, fence            |                                                | done → db2, db1 cast out
 stale begun         | catch_up, fence            |                                                | done → db2, db1 cast out
 operate             | catch_up, fence            |                                                | done → db2, db1 cast out
+abort               | failed, fence              | examine: 2345                                  | failed → fence, barred
 pin to old          | catch_up, fence            |                                                | done → db1, writable db2
 pin listener to old | catch_up, fence            |                                                | done → db1, writable db2, db1 cast out
 pause               | catch_up, fence            |                                                | done → db2, db1 cast out
@@ -177,6 +181,7 @@ another promotes 3  | failed, fence              | examine: 2345                
 stale answer        | drain, fence               |                                                | done → db2, db1 cast out
 stale begun         | drain, fence               |                                                | done → db2, db1 cast out
 operate             | drain, fence               |                                                | done → db2, db1 cast out
+abort               | failed, fence              | examine: 2345                                  | failed → fence, barred
 pin to old          | drain, fence               |                                                | done → db1, writable db2
 pin listener to old | drain, fence               |                                                | done → db1, writable db2, db1 cast out
 pause               | drain, fence               |                                                | done → db2, db1 cast out
@@ -209,6 +214,7 @@ another promotes 3  | failed, fence              | examine: 12345               
 stale answer        | salvage, fence             |                                                | done → db2, db1 quarantined
 stale begun         | salvage, fence             |                                                | done → db2, db1 quarantined
 operate             | salvage, fence             |                                                | done → db2, db1 quarantined
+abort               | undo, fence                | make writable: 1; repoint to db1: 2345         | undone → db1
 pin to old          | salvage, fence             |                                                | done → db1, writable db2
 pin listener to old | salvage, fence             |                                                | done → db1, writable db2, db1 quarantined
 pause               | salvage, fence             |                                                | done → db2, db1 quarantined
@@ -241,6 +247,7 @@ another promotes 3  | failed, fence              | examine: 2345                
 stale answer        | recheck, fence             |                                                | done → db2, db1 cast out
 stale begun         | recheck, fence             |                                                | done → db2, db1 cast out
 operate             | recheck, fence             |                                                | done → db2, db1 cast out
+abort               | failed, fence              | examine: 2345                                  | failed → fence, barred
 pin to old          | recheck, fence             |                                                | done → db1, writable db2
 pin listener to old | recheck, fence             |                                                | done → db1, writable db2, db1 cast out
 pause               | recheck, fence             |                                                | done → db2, db1 cast out
@@ -274,6 +281,7 @@ another promotes 3  | failed, fence              | examine: 2345                
 stale answer        | promote, fence             |                                                | done → db2, db1 cast out
 stale begun         | promote, fence             |                                                | done → db2, db1 cast out
 operate             | promote, fence             |                                                | done → db2, db1 cast out
+abort               | promote, fence             |                                                | done → db2, db1 cast out
 pin to old          | promote, fence             |                                                | done → db1, writable db2
 pin listener to old | promote, fence             |                                                | done → db1, writable db2, db1 cast out
 pause               | promote, fence             |                                                | done → db2, db1 cast out
@@ -303,10 +311,11 @@ stranger writable   | open, fence                |                              
 lock lost           | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 another promotes 2  | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 // what was ordered before goes on: db3 is made a replica of db2, and nobody takes writes
-another promotes 3  | failed, fence              | examine: 2345                                  | failed → fence, db1 cast out, db2 cast out
+another promotes 3  | failed, fence              | examine: 2345                                  | failed → db3, db1 cast out, db2 cast out
 stale answer        | open, fence                |                                                | done → db2, db1 cast out
 stale begun         | open, fence                |                                                | done → db2, db1 cast out
 operate             | open, fence                |                                                | done → db2, db1 cast out
+abort               | open, fence                |                                                | done → db2, db1 cast out
 pin to old          | open, fence                |                                                | done → db1, writable db2
 pin listener to old | open, fence                |                                                | done → db1, writable db2, db1 cast out
 pause               | open, fence                |                                                | done → db2, db1 cast out
@@ -335,10 +344,11 @@ another dies        | repoint, db2               |                              
 stranger writable   | repoint, db2               |                                                | done → db2, db1 cast out
 lock lost           | repoint stuck, db2         |                                                | stuck at repoint → db2, db1 cast out
 another promotes 2  | repoint stuck, db2         |                                                | stuck at repoint → db2, db1 cast out
-another promotes 3  | failed, db2                | examine: 2345                                  | failed → fence, db1 cast out, db2 cast out
+another promotes 3  | failed, db2                | examine: 2345                                  | failed → db3, db1 cast out, db2 cast out
 stale answer        | repoint, db2               |                                                | done → db2, db1 cast out
 stale begun         | repoint, db2               |                                                | done → db2, db1 cast out
 operate             | repoint, db2               |                                                | done → db2, db1 cast out
+abort               | repoint, db2               |                                                | done → db2, db1 cast out
 pin to old          | repoint, db2               |                                                | done → db1, writable db2
 pin listener to old | repoint, db2               |                                                | done → db1, writable db2, db1 cast out
 pause               | repoint, db2               |                                                | done → db2, db1 cast out
@@ -368,11 +378,12 @@ another dies        | undo, fence                |                              
 stranger writable   | undo, fence                |                                                | undone → db1
 // doubtful: db1 takes writes, and the fence stays while nobody else does anything
 lock lost           | reopen, fence              |                                                | undone → db1
-another promotes 2  | failed, fence              | examine: 12345                                 | failed → fence
-another promotes 3  | failed, fence              | examine: 12345                                 | failed → fence
+another promotes 2  | failed, fence              | examine: 12345                                 | failed → db2
+another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3
 stale answer        | undo, fence                |                                                | undone → db1
 stale begun         | undo, fence                |                                                | undone → db1
 operate             | undo, fence                |                                                | undone → db1
+abort               | undo, fence                |                                                | undone → db1
 pin to old          | undo, fence                |                                                | undone → db1
 pin listener to old | undo, fence                |                                                | undone → db1
 pause               | undo, fence                |                                                | undone → db1
@@ -405,6 +416,7 @@ another promotes 3  | reopen, fence              |                              
 stale answer        | reopen, fence              |                                                | undone → db1
 stale begun         | reopen, fence              |                                                | undone → db1
 operate             | reopen, fence              |                                                | undone → db1
+abort               | reopen, fence              |                                                | undone → db1
 pin to old          | reopen, fence              |                                                | undone → db1
 pin listener to old | reopen, fence              |                                                | undone → db1
 pause               | reopen, fence              |                                                | undone → db1

@@ -2,6 +2,7 @@
 //! specification: each row is an event at a step, what the machine does at once, and how the operation ends when from there
 //! on everybody does as told.
 
+mod aborting;
 mod bench;
 mod events;
 mod failover;

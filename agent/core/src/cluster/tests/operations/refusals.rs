@@ -8,6 +8,7 @@ use crate::config::FailoverMode;
 use crate::observation::{GroupView, PromoterLock, ReplicationGroup};
 use crate::operation::{Intent, Kind, Obstacle, Outcome, Step};
 use crate::{Epoch, Mono};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 fn refused(bench: &Bench, intent: &Intent) -> Refusal {
@@ -50,8 +51,10 @@ fn one_operation_at_a_time() {
     bench.event(Event::Operate(Bench::intent(Kind::Switchover)));
     bench.write();
     let refusal = refused(&bench, &Bench::intent(Kind::Failover));
-    assert_eq!(refusal.error, "switchover 1 is under way, at step precheck");
-    assert_eq!(bench.machine.busy(), Some(refusal));
+    assert_eq!(refusal.error, "switchover 1 of orders is under way: step precheck, begun 0 s ago");
+    assert_eq!(bench.machine.busy(bench.now), Some(refusal));
+    let later = bench.now + std::time::Duration::from_secs(12);
+    assert!(bench.machine.busy(later).is_some_and(|busy| busy.error.ends_with("begun 12 s ago")));
 }
 
 #[test]
@@ -132,6 +135,17 @@ fn without_the_lock_another_agent_may_be_in_charge() {
         bench.fake(n).lock = PromoterLock::Theirs;
     }
     tick_until_seen(&mut bench);
+    let refusal = refused(&bench, &Bench::intent(Kind::Switchover));
+    let error = "another agent may be in charge: the lock `shunt.promoter` is ours on 2 of 5 servers only";
+    assert_eq!(refusal.error, error);
+}
+
+#[test]
+fn a_reload_takes_the_lock_for_lost_only_where_the_connection_was_given_up() {
+    let mut bench = Bench::healthy(promoting());
+    bench.machine.reconfigure(promoting(), &BTreeSet::new(), bench.now);
+    assert_eq!(bench.machine.refusal(&Bench::intent(Kind::Switchover), bench.now), None);
+    bench.machine.reconfigure(promoting(), &BTreeSet::from([db(1), db(2), db(3)]), bench.now);
     let refusal = refused(&bench, &Bench::intent(Kind::Switchover));
     let error = "another agent may be in charge: the lock `shunt.promoter` is ours on 2 of 5 servers only";
     assert_eq!(refusal.error, error);

@@ -47,6 +47,7 @@ another promotes 3  | precheck, db1              |                              
 stale answer        | precheck, db1              |                                                | done → db2
 stale begun         | precheck, db1              |                                                | done → db2
 operate             | precheck, db1              |                                                | done → db2
+abort               | undone, db1                | examine: 12345                                 | undone → db1
 pin to old          | precheck, db1              |                                                | done → db1, writable db2
 pin listener to old | precheck, db1              |                                                | done → db1, writable db2
 pause               | precheck, db1              |                                                | done → db2
@@ -80,6 +81,7 @@ another promotes 3  | failed, db1                | examine: 12345               
 stale answer        | hold, db1                  |                                                | done → db2
 stale begun         | hold, db1                  |                                                | done → db2
 operate             | hold, db1                  |                                                | done → db2
+abort               | reopen, db1                |                                                | undone → db1
 pin to old          | hold, db1                  |                                                | done → db1, writable db2
 pin listener to old | hold, db1                  |                                                | done → db1, writable db2
 pause               | hold, db1                  |                                                | done → db2
@@ -113,6 +115,7 @@ another promotes 3  | failed, fence but db1      | examine: 12345               
 stale answer        | sessions, fence but db1    |                                                | done → db2
 stale begun         | sessions, fence but db1    |                                                | done → db2
 operate             | sessions, fence but db1    |                                                | done → db2
+abort               | reopen, fence but db1      |                                                | undone → db1
 pin to old          | sessions, fence but db1    |                                                | done → db1, writable db2
 pin listener to old | sessions, fence but db1    |                                                | done → db1, writable db2
 pause               | sessions, fence but db1    |                                                | done → db2
@@ -146,6 +149,7 @@ another promotes 3  | failed, fence but db1      | examine: 12345               
 stale answer        | fence, fence but db1       |                                                | done → db2
 stale begun         | fence, fence but db1       |                                                | done → db2
 operate             | fence, fence but db1       |                                                | done → db2
+abort               | undo, fence but db1        | make writable: 1                               | undone → db1
 pin to old          | fence, fence but db1       |                                                | done → db1, writable db2
 pin listener to old | fence, fence but db1       |                                                | done → db1, writable db2
 pause               | fence, fence but db1       |                                                | done → db2
@@ -179,6 +183,7 @@ another promotes 3  | failed, fence              | examine: 12345               
 stale answer        | disarm, fence              |                                                | done → db2
 stale begun         | disarm, fence              |                                                | done → db2
 operate             | disarm, fence              |                                                | done → db2
+abort               | undo, fence                | make writable: 1                               | undone → db1
 pin to old          | disarm, fence              |                                                | done → db1, writable db2
 pin listener to old | disarm, fence              |                                                | done → db1, writable db2
 pause               | disarm, fence              |                                                | done → db2
@@ -213,6 +218,7 @@ another promotes 3  | failed, fence              | examine: 12345               
 stale answer        | drain, fence               |                                                | done → db2
 stale begun         | drain, fence               |                                                | done → db2
 operate             | drain, fence               |                                                | done → db2
+abort               | undo, fence                | make writable: 1                               | undone → db1
 pin to old          | drain, fence               |                                                | done → db1, writable db2
 pin listener to old | drain, fence               |                                                | done → db1, writable db2
 pause               | drain, fence               |                                                | done → db2
@@ -246,6 +252,7 @@ another promotes 3  | failed, fence              | examine: 12345               
 stale answer        | recheck, fence             |                                                | done → db2
 stale begun         | recheck, fence             |                                                | done → db2
 operate             | recheck, fence             |                                                | done → db2
+abort               | undo, fence                | make writable: 1                               | undone → db1
 pin to old          | recheck, fence             |                                                | done → db1, writable db2
 pin listener to old | recheck, fence             |                                                | done → db1, writable db2
 pause               | recheck, fence             |                                                | done → db2
@@ -278,6 +285,7 @@ another promotes 3  | failed, fence              | examine: 12345               
 stale answer        | promote, fence             |                                                | done → db2
 stale begun         | promote, fence             |                                                | done → db2
 operate             | promote, fence             |                                                | done → db2
+abort               | promote, fence             |                                                | done → db2
 pin to old          | promote, fence             |                                                | done → db1, writable db2
 pin listener to old | promote, fence             |                                                | done → db1, writable db2
 pause               | promote, fence             |                                                | done → db2
@@ -307,10 +315,11 @@ stranger writable   | open, fence                |                              
 lock lost           | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 another promotes 2  | open stuck, fence          |                                                | stuck at open → db2, db1 cast out
 // what was ordered before goes on: db3 is made a replica of db2, and nobody takes writes
-another promotes 3  | failed, fence              | examine: 12345                                 | failed → fence, db1 cast out, db2 cast out
+another promotes 3  | failed, fence              | examine: 12345                                 | failed → db3, db1 cast out, db2 cast out
 stale answer        | open, fence                |                                                | done → db2
 stale begun         | open, fence                |                                                | done → db2
 operate             | open, fence                |                                                | done → db2
+abort               | open, fence                |                                                | done → db2
 pin to old          | open, fence                |                                                | done → db1, writable db2
 pin listener to old | open, fence                |                                                | done → db1, writable db2
 pause               | open, fence                |                                                | done → db2
@@ -339,10 +348,11 @@ another dies        | repoint, db2               |                              
 stranger writable   | repoint, db2               |                                                | done → db2
 lock lost           | repoint stuck, db2         |                                                | stuck at repoint → db2, db1 cast out
 another promotes 2  | repoint stuck, db2         |                                                | stuck at repoint → db2, db1 cast out
-another promotes 3  | failed, db2                | examine: 12345                                 | failed → fence, db1 cast out, db2 cast out
+another promotes 3  | failed, db2                | examine: 12345                                 | failed → db3, db1 cast out, db2 cast out
 stale answer        | repoint, db2               |                                                | done → db2
 stale begun         | repoint, db2               |                                                | done → db2
 operate             | repoint, db2               |                                                | done → db2
+abort               | repoint, db2               |                                                | done → db2
 pin to old          | repoint, db2               |                                                | done → db1, writable db2
 pin listener to old | repoint, db2               |                                                | done → db1, writable db2
 pause               | repoint, db2               |                                                | done → db2
@@ -375,6 +385,7 @@ another promotes 3  | failed, fence              | examine: 12345               
 stale answer        | undo, fence                |                                                | undone → db1
 stale begun         | undo, fence                |                                                | undone → db1
 operate             | undo, fence                |                                                | undone → db1
+abort               | undo, fence                |                                                | undone → db1
 pin to old          | undo, fence                |                                                | undone → db1
 pin listener to old | undo, fence                |                                                | undone → db1
 pause               | undo, fence                |                                                | undone → db1
@@ -407,6 +418,7 @@ another promotes 3  | reopen, fence              |                              
 stale answer        | reopen, fence              |                                                | undone → db1
 stale begun         | reopen, fence              |                                                | undone → db1
 operate             | reopen, fence              |                                                | undone → db1
+abort               | reopen, fence              |                                                | undone → db1
 pin to old          | reopen, fence              |                                                | undone → db1
 pin listener to old | reopen, fence              |                                                | undone → db1
 pause               | reopen, fence              |                                                | undone → db1
