@@ -129,6 +129,8 @@ pub enum AlarmKind {
     PortsRunningOut,
     /// An operation cannot go on, and waits.
     OperationStuck,
+    /// The primary was cast out by an operation that failed: nothing leads to it until an operator says so.
+    PrimaryCastOut,
     /// The primary is dead, and a rule keeps shunt from replacing it.
     FailoverBarred,
     /// A former primary has what the primary lacks, or may not rejoin by itself.
@@ -160,6 +162,7 @@ impl AlarmKind {
             Self::ConntrackFilling => "conntrack filling",
             Self::PortsRunningOut => "ports running out",
             Self::OperationStuck => "operation stuck",
+            Self::PrimaryCastOut => "primary cast out",
             Self::FailoverBarred => "failover barred",
             Self::Quarantined => "quarantined",
             Self::NotReady => "not ready",

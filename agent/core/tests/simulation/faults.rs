@@ -345,10 +345,6 @@ impl World {
                 self.pin(p, n);
                 self.later(time, Happening::FaultEnds(index));
             }
-            // Two agents have no common word yet: where one has begun to promote and died, and the other one takes the lock
-            // and is made to abort, the first waits for the lock for ever, behind its fence and with an alarm (seed 1957, if
-            // both wait for something to abort). So with two of them the operator only comes by.
-            Fault::Aborts { p, .. } if self.proxies.len() > 1 => self.abort(p),
             Fault::Aborts { p, events } => self.proxies[p].aborts_in = Some(events),
             Fault::Rejoins { p, who } => {
                 let server = db(self.who(who));

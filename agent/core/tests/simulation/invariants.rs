@@ -318,7 +318,12 @@ impl World {
                 self.oracle.alarms_at_end.extend(status.alarms.iter().map(|alarm| alarm.kind));
             }
             // Everybody is back, so that nobody is dead, unreachable or stuck is no excuse any more.
-            let says_why = |kind| matches!(kind, AlarmKind::Split | AlarmKind::NoPrimary | AlarmKind::Quarantined);
+            let says_why = |kind| {
+                matches!(
+                    kind,
+                    AlarmKind::Split | AlarmKind::NoPrimary | AlarmKind::Quarantined | AlarmKind::PrimaryCastOut
+                )
+            };
             let is_said = status.alarms.iter().any(|alarm| says_why(alarm.kind));
             if !is_well && !is_said && self.scenario.mode != FailoverMode::Off {
                 let detail = format!(

@@ -83,9 +83,27 @@ impl Cluster {
             self.finish(Outcome::Failed, now, actions);
             return true;
         }
+        if self.was_taken_back(now) {
+            // To lead back as well is a person's word: `shunt clear`.
+            let because = format!("another agent is in charge and has led back to {}", self.label(old));
+            run_mut(self, |run| run.because = Some(because));
+            self.finish(Outcome::Failed, now, actions);
+            return true;
+        }
         self.note_stuck(why, actions);
         run_mut(self, |run| run.rest(now + AGAIN));
         true
+    }
+
+    /// Whoever has the lock has seen to it that our promotion did not happen: the old primary is the only one that takes
+    /// writes, and the one that we had chosen receives from it.
+    fn was_taken_back(&self, now: Mono) -> bool {
+        let Some(op) = self.run.as_ref().map(|run| &run.op) else { return false };
+        let view = self.view(now);
+        op.step == Step::Promote
+            && self.another_agent_has_the_lock()
+            && view.writable().eq([op.old])
+            && op.chosen.is_some_and(|chosen| view.receivers_of(op.old).contains(&chosen))
     }
 
     /// Whom others replicate from already: not our doing, for that comes after the listeners.

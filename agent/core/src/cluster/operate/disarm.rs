@@ -85,7 +85,7 @@ impl Cluster {
                     self.stop(why, now, actions);
                     return true;
                 }
-                (Task::MakeReadOnly { .. }, Err(error)) if self.is_switchover() => {
+                (Task::MakeReadOnly { .. }, Err(error)) if self.is_switchover() && !self.has_begun_to_promote() => {
                     self.begin_undo(
                         format!("the old primary could not be made read-only: {}", error.message),
                         now,

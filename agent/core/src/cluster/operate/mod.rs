@@ -387,7 +387,7 @@ impl Cluster {
                 "{label} was the primary and was cast out by an operation that failed, so nothing leads to it by itself: \
                  `shunt pin {name} {label}` does, once it is known that nobody else took writes"
             );
-            alarm(AlarmKind::OperationStuck, what);
+            alarm(AlarmKind::PrimaryCastOut, what);
         }
         for outcast in self.outcasts.values() {
             let label = self.label(outcast.server);

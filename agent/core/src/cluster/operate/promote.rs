@@ -8,8 +8,8 @@ use super::{AGAIN, Answer, Wanted, want};
 use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
-use crate::cluster::health::Evidence;
-use crate::observation::FailureKind;
+use crate::cluster::health::{Evidence, Health};
+use crate::observation::{FailureKind, ServerState};
 use crate::operation::{Cause, Hook, Report, Standing, Step, Task};
 
 /// A server that refused no longer ago than this has not come back.
@@ -71,7 +71,7 @@ impl Cluster {
         if !standing.read_only {
             run.op.disarmed = None;
             let first_time = run.op.suspects.insert(run.op.old);
-            if !first_time && self.is_switchover() {
+            if !first_time && self.is_switchover() && !self.has_begun_to_promote() {
                 self.begin_undo("the old primary was made writable again by somebody".to_owned(), now, actions);
                 return true;
             }
@@ -160,11 +160,37 @@ impl Cluster {
                 run_mut(self, |run| run.rest(now + AGAIN));
                 return true;
             }
-            None => {
-                let tasks = self.promoting();
-                self.start(tasks, now, actions);
-            }
+            None => self.promote_again(now, actions),
         }
+    }
+
+    /// The step is entered anew: after a restart, after a time without the lock, or when it is not known how it went. The old
+    /// primary may have been made writable meanwhile, by another agent that was in charge.
+    fn promote_again(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
+        let Some(op) = self.run.as_ref().map(|run| &run.op) else { return false };
+        let (old, chosen) = (op.old, op.chosen);
+        let unseen = |server| self.evidence(server) == Evidence::Unknown;
+        if unseen(old) || chosen.is_some_and(unseen) {
+            run_mut(self, |run| run.rest(now + AGAIN));
+            return true;
+        }
+        if self.writes(old) && !chosen.is_some_and(|chosen| self.writes(chosen)) {
+            run_mut(self, |run| {
+                run.op.disarmed = None;
+                run.step_failed = Some("the old primary takes writes again".to_owned());
+            });
+            let tasks = self.disarming();
+            self.enter(Step::Disarm, tasks, now, actions);
+            return true;
+        }
+        let tasks = self.promoting();
+        self.start(tasks, now, actions);
         false
+    }
+
+    /// It answers, and was writable when it last did.
+    pub(super) fn writes(&self, server: SocketAddr) -> bool {
+        self.evidence(server) == Evidence::Answers
+            && self.servers.get(&server).and_then(Health::state).is_some_and(ServerState::is_writable)
     }
 }

@@ -58,6 +58,10 @@ impl Cluster {
         self.run.as_ref().is_some_and(|run| run.op.kind == Kind::Switchover)
     }
 
+    pub(super) fn has_begun_to_promote(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.op.promotion_began)
+    }
+
     /// A rule says no further: back if that is possible, else the fence stays and a person is needed.
     pub(super) fn stop(&mut self, why: String, now: Mono, actions: &mut Vec<Action>) {
         let Some(run) = &self.run else { return };
