@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use self::link::Links;
 pub use self::sessions::Hands;
+pub(crate) use self::sessions::{Shows, WITNESSES};
 use self::work::Work;
 use crate::config::Credentials;
 
