@@ -27,7 +27,8 @@ each_flavour! {
         let scene = Scene::prepare(install, 2)?;
         scene.cluster.servers()[0].sql("REVOKE RELOAD ON *.* FROM shunt@'%'")?;
         scene.cluster.wait_caught_up(1, 0)?;
-        let promoting = scene.following().replace("failover = \"follow\"", "failover = \"promote\"");
+        let promoting =
+            scene.following().replace("failover = \"follow\"", "failover = \"promote\"\nsalvage = \"apply\"");
         scene.agent.write_cluster("orders", &promoting)?;
         let findings = || -> Result<Vec<Value>> {
             let output = scene.agent.shunt(&["doctor", "--json"])?;
@@ -37,6 +38,9 @@ each_flavour! {
         };
         let is_problem = |finding: &Value| finding["level"] == "problem";
         let before = findings()?;
+        let applier = if install.flavour == Flavour::Mysql { "REPLICATION_APPLIER" } else { "BINLOG REPLAY" };
+        let lacks = |f: &&Value| f["level"] == "warning" && f["advice"].as_str().is_some_and(|a| a.contains(applier));
+        ensure!(before.iter().filter(lacks).count() == 2, "{before:?}");
         ensure!(before.iter().filter(|f| f["check"] == "grants" && is_problem(f)).count() == 2, "{before:?}");
         ensure!(before.iter().filter(|f| f["check"] == "promotion" && is_problem(f)).count() == 2, "{before:?}");
         // What one round installs the next one sees.
@@ -61,6 +65,7 @@ each_flavour! {
             Ok((!left.iter().any(is_problem)).then_some(()))
         })
         .with_context(|| format!("{left:?}"))?;
+        ensure!(left.iter().filter(lacks).count() == 0, "{left:?}");
         // MariaDB's configuration files are not within reach of a statement.
         let is_warning = |finding: &Value| finding["level"] == "warning";
         ensure!(install.flavour == Flavour::Mariadb || !left.iter().any(is_warning), "{left:?}");

@@ -94,7 +94,7 @@ impl Bench {
         let (server, listener, hands) = (self.server(), self.listener, self.hands.clone());
         let password = Password::new(PASSWORD);
         let login = Credentials { user: user.to_owned(), password_file: PathBuf::new(), password };
-        let executor = Executor::new(login.clone(), Terms { login, heartbeat: Duration::from_secs(1) });
+        let executor = Executor::new(login.clone(), Terms { login, heartbeat: Duration::from_secs(1), applies: false });
         self.agent.spawn(async move {
             executor.warm(&[server], PATIENCE).await;
             let set = vec![mapping(listener, Route::Hold(PATIENCE), Some(server))];

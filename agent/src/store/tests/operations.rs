@@ -27,6 +27,7 @@ pub(super) fn failover(id: u64) -> Operation {
         received: executed.clone(),
         replication: Replication { channels: 1, source: "10.0.0.11:3306".into(), ..Replication::default() },
         obstacles: Vec::new(),
+        cannot_apply: Vec::new(),
         semi_sync: None,
         in_group: false,
         binlog_format: "ROW".into(),

@@ -49,6 +49,7 @@ pub struct Fake {
     pub slow: bool,
     pub apply_error: String,
     pub obstacles: Vec<Obstacle>,
+    pub cannot_apply: Vec<String>,
 }
 
 pub struct Bench {
@@ -105,6 +106,7 @@ impl Bench {
             slow: false,
             apply_error: String::new(),
             obstacles: Vec::new(),
+            cannot_apply: Vec::new(),
         };
         let mut fakes: BTreeMap<_, _> = config.servers.iter().map(|s| (s.address, replica.clone())).collect();
         fakes.insert(db(1), Fake { writable: true, source: None, ..replica });
