@@ -58,6 +58,7 @@ pub(super) fn failover(id: u64) -> Operation {
         goal: Some(executed),
         suspects: BTreeSet::from([address("10.0.0.11:3306")]),
         disarmed: None,
+        left_behind: None,
         promotion_began: false,
         old_origin: shunt_core::operation::Origin::default(),
         followers: BTreeSet::new(),
