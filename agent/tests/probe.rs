@@ -1,26 +1,15 @@
 //! What a probe makes of servers that are none, or that do not let it in. They are threads of this process, on loopback.
 
+mod strange;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use shunt::clock::Clock;
-use shunt::config::Password;
-use shunt::probe::{self, Cadence, ProbeHandle, ProbeSpec};
-use shunt_core::observation::{Failure, FailureKind, Observation, Outcome};
-use tokio::sync::{mpsc, watch};
-
-/// A server that does the same to every connection. It ends with the test's process.
-fn server(mut serve: impl FnMut(TcpStream) + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for connection in listener.incoming() {
-            serve(connection.unwrap());
-        }
-    });
-    address
-}
+use shunt::probe::Cadence;
+use shunt_core::observation::{Failure, FailureKind};
+use strange::{CAPABILITIES, Observed, packet, server};
+use tokio::sync::mpsc;
 
 /// A server that says `bytes` as soon as it is connected to, and then listens until the client leaves.
 fn greeting(bytes: Vec<u8>) -> SocketAddr {
@@ -30,72 +19,23 @@ fn greeting(bytes: Vec<u8>) -> SocketAddr {
     })
 }
 
-/// A packet with its header.
-fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
-    [&length[..3], &[sequence], payload].concat()
-}
-
 /// An error instead of a greeting, as the servers send it: without a state.
 fn error_greeting(code: u16, message: &str) -> SocketAddr {
     greeting(packet(0, &[&[0xff], &code.to_le_bytes()[..], message.as_bytes()].concat()))
 }
 
 const CLIENT_SSL: u32 = 0x0800;
-/// LONG_PASSWORD, PROTOCOL_41, TRANSACTIONS, SECURE_CONNECTION, MULTI_STATEMENTS, MULTI_RESULTS, PLUGIN_AUTH,
-/// DEPRECATE_EOF.
-const CAPABILITIES: u32 = 0x0001 | 0x0200 | 0x2000 | 0x8000 | 0x0001_0000 | 0x0002_0000 | 0x0008_0000 | 0x0100_0000;
-
-/// A proper greeting (protocol 10).
+/// A proper greeting.
 fn handshake(capabilities: u32) -> Vec<u8> {
-    let [c0, c1, c2, c3] = capabilities.to_le_bytes();
-    let mut payload = vec![10];
-    payload.extend(b"8.4.0\0");
-    payload.extend([1, 0, 0, 0]);
-    payload.extend(b"abcdefgh\0");
-    payload.extend([c0, c1, 45, 2, 0, c2, c3, 21]);
-    payload.extend([0; 10]);
-    payload.extend(b"ijklmnopqrst\0");
-    payload.extend(b"mysql_native_password\0");
-    packet(0, &payload)
-}
-
-struct Observed {
-    observations: mpsc::Receiver<Observation>,
-    cadence: watch::Sender<Cadence>,
-    probe: ProbeHandle,
+    strange::handshake("8.4.0", capabilities)
 }
 
 fn observe_every(server: SocketAddr, interval: Duration) -> Observed {
-    let spec = ProbeSpec {
-        server,
-        user: "shunt".to_owned(),
-        password: Password::new("a secret"),
-        interval,
-        timeout: Duration::from_millis(300),
-        promotes: false,
-    };
-    let cadence = watch::Sender::new(Cadence::Normal);
-    let (observer, observations) = mpsc::channel(64);
-    let probe = probe::spawn(spec, cadence.subscribe(), observer, Clock::start());
-    Observed { observations, cadence, probe }
+    Observed::start(server, interval, Duration::from_millis(300), false, Cadence::Normal)
 }
 
 fn observe(server: SocketAddr) -> Observed {
     observe_every(server, Duration::from_millis(50))
-}
-
-impl Observed {
-    async fn next(&mut self) -> Observation {
-        tokio::time::timeout(Duration::from_secs(30), self.observations.recv()).await.unwrap().unwrap()
-    }
-
-    async fn failure(&mut self) -> Failure {
-        match self.next().await.outcome {
-            Outcome::Failed(failure) => failure,
-            Outcome::Answered(state) => panic!("an answer: {state:?}"),
-        }
-    }
 }
 
 /// The first failure, which must be of the kind, name the server and not the password.

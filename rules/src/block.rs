@@ -9,8 +9,6 @@
 mod room;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use shunt_core::datapath::DatapathError;
@@ -20,18 +18,11 @@ use crate::nflog::Copies;
 use crate::packet::Whole;
 use crate::raw::Raw;
 use crate::schema::Groups;
-use crate::transaction::kernel;
-use crate::wake::Wake;
+use crate::thread::{Shared, Thread};
 use room::Room;
 
 pub struct Block {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    wake: Wake,
+    thread: Thread<State>,
 }
 
 #[derive(Default)]
@@ -39,7 +30,6 @@ struct State {
     room: Room,
     /// Flows that have gone on.
     released: Vec<Tuple>,
-    stop: bool,
 }
 
 impl Block {
@@ -47,19 +37,15 @@ impl Block {
     pub fn start(groups: Groups) -> Result<Self, DatapathError> {
         let copies = Copies::subscribe(groups.blocked)?;
         let raw = Raw::open(None)?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("shunt-block".to_owned())
-            .spawn(move || theirs.run(copies, &raw))
-            .map_err(kernel("start the thread that keeps what blocked clients send"))?;
-        Ok(Self { shared, thread: Some(thread) })
+        let starting = "start the thread that keeps what blocked clients send";
+        let thread = Thread::start("shunt-block", starting, move |shared| shared.run(copies, &raw))?;
+        Ok(Self { thread })
     }
 
     /// The clients of these flows are not heard from now on. To be called before the kernel ceases to hear them.
     pub fn block(&self, flows: &[(Tuple, SocketAddr)]) {
         if !flows.is_empty() {
-            let mut state = self.shared.lock();
+            let mut state = self.thread.lock();
             for (flow, backend) in flows {
                 state.room.block(*flow, *backend);
             }
@@ -69,46 +55,27 @@ impl Block {
     /// These flows go on. To be called after the kernel lets them.
     pub fn release(&self, flows: &[Tuple]) {
         if !flows.is_empty() {
-            self.shared.lock().released.extend(flows);
-            self.shared.wake.wake();
+            self.thread.lock().released.extend(flows);
+            self.thread.wake();
         }
     }
 
     /// These flows end: what was kept of them is of no use to anybody.
     pub fn forget(&self, flows: &[Tuple]) {
-        let mut state = self.shared.lock();
+        let mut state = self.thread.lock();
         for flow in flows {
             state.room.forget(*flow);
         }
     }
 }
 
-impl Drop for Block {
-    fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.wake.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported already, and there is nobody to hand it on to.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in the critical sections can leave the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Shared<State> {
     fn run(&self, mut copies: Copies, raw: &Raw) {
         loop {
-            let released = {
-                let mut state = self.lock();
-                if state.stop {
-                    return;
-                }
-                std::mem::take(&mut state.released)
-            };
+            if self.is_over() {
+                return;
+            }
+            let released = std::mem::take(&mut self.lock().released);
             // What was dropped before the flows went on is among the copies that wait to be read.
             let mut packets = self.read(&mut copies);
             {

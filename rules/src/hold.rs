@@ -9,8 +9,6 @@
 mod room;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use shunt_core::datapath::DatapathError;
@@ -20,18 +18,11 @@ use crate::nflog::Copies;
 use crate::packet::Segment;
 use crate::raw::Raw;
 use crate::schema::Groups;
-use crate::transaction::kernel;
-use crate::wake::Wake;
+use crate::thread::{Shared, Thread};
 use room::Room;
 
 pub struct Hold {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    wake: Wake,
+    thread: Thread<State>,
 }
 
 #[derive(Default)]
@@ -39,7 +30,6 @@ struct State {
     room: Room,
     /// Listeners that have opened, or refuse from now on.
     released: Vec<SocketAddr>,
-    stop: bool,
 }
 
 impl Hold {
@@ -47,13 +37,9 @@ impl Hold {
     pub fn start(groups: Groups) -> Result<Self, DatapathError> {
         let copies = Copies::subscribe(groups.syns)?;
         let raw = Raw::open(None)?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("shunt-hold".to_owned())
-            .spawn(move || theirs.run(copies, &raw))
-            .map_err(kernel("start the thread that holds connections"))?;
-        Ok(Self { shared, thread: Some(thread) })
+        let starting = "start the thread that holds connections";
+        let thread = Thread::start("shunt-hold", starting, move |shared| shared.run(copies, &raw))?;
+        Ok(Self { thread })
     }
 
     /// These listeners hold new connections, until then. To be called before the kernel begins to.
@@ -61,18 +47,18 @@ impl Hold {
         if listeners.is_empty() {
             return;
         }
-        let mut state = self.shared.lock();
+        let mut state = self.thread.lock();
         for (listener, until) in listeners {
             state.room.hold(*listener, *until);
         }
         drop(state);
-        self.shared.wake.wake();
+        self.thread.wake();
     }
 
     /// These pairs may pass no more. To be called before the kernel ceases to let them.
     pub fn left(&self, pairs: &[Pair]) {
         if !pairs.is_empty() {
-            self.shared.lock().room.left(pairs, Instant::now());
+            self.thread.lock().room.left(pairs, Instant::now());
         }
     }
 
@@ -81,37 +67,18 @@ impl Hold {
         if listeners.is_empty() {
             return;
         }
-        self.shared.lock().released.extend(listeners);
-        self.shared.wake.wake();
+        self.thread.lock().released.extend(listeners);
+        self.thread.wake();
     }
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.wake.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported already, and there is nobody to hand it on to.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in the critical sections can leave the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Shared<State> {
     fn run(&self, mut copies: Copies, raw: &Raw) {
         loop {
-            let released = {
-                let mut state = self.lock();
-                if state.stop {
-                    return;
-                }
-                std::mem::take(&mut state.released)
-            };
+            if self.is_over() {
+                return;
+            }
+            let released = std::mem::take(&mut self.lock().released);
             // SYNs that were dropped before the opening are among the copies that wait to be read.
             self.read(&mut copies);
             let (syns, deadline) = {

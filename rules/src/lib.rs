@@ -33,6 +33,7 @@ mod ruleset;
 mod schema;
 mod sever;
 mod state;
+mod thread;
 mod tlv;
 mod transaction;
 mod wake;

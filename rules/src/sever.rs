@@ -16,8 +16,6 @@ pub mod plan;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use shunt_core::datapath::{DatapathError, Severed};
@@ -28,17 +26,11 @@ use crate::element::Pair;
 use crate::nflog::Copies;
 use crate::raw::Raw;
 use crate::schema::{Groups, TICKLE_MARK};
+use crate::thread::Thread;
 use crate::transaction::kernel;
-use crate::wake::Wake;
 
 pub struct Severer {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    wake: Wake,
+    thread: Thread<State>,
 }
 
 #[derive(Default)]
@@ -48,7 +40,6 @@ struct State {
     severing: BTreeMap<Pair, u64>,
     numbers: u64,
     finished: Vec<Severed>,
-    stop: bool,
 }
 
 enum Order {
@@ -66,19 +57,14 @@ impl Severer {
         let conntrack = Conntrack::open().map_err(kernel("open a netlink socket for conntrack"))?;
         let copies = Copies::subscribe(groups.resets)?;
         let raw = Raw::open(Some(TICKLE_MARK))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
-        let worker = work::Worker::new(Arc::clone(&shared), conntrack, copies, raw);
-        let thread = std::thread::Builder::new()
-            .name("shunt-sever".to_owned())
-            .spawn(move || worker.run())
-            .map_err(kernel("start the thread that ends flows"))?;
-        Ok(Self { shared, thread: Some(thread) })
+        let work = move |shared| work::Worker::new(shared, conntrack, copies, raw).run();
+        Ok(Self { thread: Thread::start("shunt-sever", "start the thread that ends flows", work)? })
     }
 
     /// These pairs may pass no more: end their flows.
     pub fn sever(&self, pairs: impl IntoIterator<Item = Pair>) {
         let since = Instant::now();
-        let mut state = self.shared.lock();
+        let mut state = self.thread.lock();
         for pair in pairs {
             state.numbers += 1;
             let number = state.numbers;
@@ -86,7 +72,7 @@ impl Severer {
             state.orders.push(Order::Pair { pair, number, since });
         }
         drop(state);
-        self.shared.wake.wake();
+        self.thread.wake();
     }
 
     /// These pairs are about to pass again. Of those that are being severed the entries go first, or flows of the time
@@ -94,7 +80,7 @@ impl Severer {
     pub fn make_way(&self, pairs: &[Pair]) -> io::Result<()> {
         let (done, answer) = mpsc::sync_channel(1);
         let returning: Vec<Pair> = {
-            let mut state = self.shared.lock();
+            let mut state = self.thread.lock();
             let returning: Vec<_> = pairs.iter().filter(|pair| state.severing.contains_key(pair)).copied().collect();
             if returning.is_empty() {
                 return Ok(());
@@ -102,39 +88,21 @@ impl Severer {
             state.orders.push(Order::Return { pairs: returning.clone(), done });
             returning
         };
-        self.shared.wake.wake();
+        self.thread.wake();
         answer.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that ends flows is gone")))?;
-        let mut state = self.shared.lock();
+        let mut state = self.thread.lock();
         state.severing.retain(|pair, _| !returning.contains(pair));
         Ok(())
     }
 
     /// These flows of a pair that is live, whose entries are deleted, end at both ends.
     pub fn finish_without_entries(&self, pair: Pair, entries: Vec<Entry>) {
-        self.shared.lock().orders.push(Order::Flows { pair, entries, since: Instant::now() });
-        self.shared.wake.wake();
+        self.thread.lock().orders.push(Order::Flows { pair, entries, since: Instant::now() });
+        self.thread.wake();
     }
 
     /// What was finished since this was last asked.
     pub fn finished(&self) -> Vec<Severed> {
-        std::mem::take(&mut self.shared.lock().finished)
-    }
-}
-
-impl Drop for Severer {
-    fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.wake.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported already, and there is nobody to hand it on to.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in the critical sections can leave the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        std::mem::take(&mut self.thread.lock().finished)
     }
 }

@@ -37,16 +37,28 @@ macro_rules! each_flavour {
     )*};
 }
 
-/// One test out of one function, with MySQL: for what does not hang on the server's flavour.
+/// One test out of one function, with MySQL: for what does not hang on the server's flavour, or only it has.
 #[macro_export]
 macro_rules! with_mysql {
-    ($($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
+    ($($tests:tt)*) => { $crate::with_flavour! { Mysql: $($tests)* } };
+}
+
+/// The same with MariaDB: for what only it has.
+#[macro_export]
+macro_rules! with_mariadb {
+    ($($tests:tt)*) => { $crate::with_flavour! { Mariadb: $($tests)* } };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! with_flavour {
+    ($flavour:ident: $($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
         $(#[$meta])*
         #[test]
         fn $name() -> ::anyhow::Result<()> {
             fn body($install: &$crate::Install) -> ::anyhow::Result<()> $body
             let name = concat!(module_path!(), "::", stringify!($name));
-            $crate::skip::with_server(name, $crate::Flavour::Mysql, body)
+            $crate::skip::with_server(name, $crate::Flavour::$flavour, body)
         }
     )*};
 }

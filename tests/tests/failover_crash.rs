@@ -1,12 +1,13 @@
 //! kill -9 of the agent at every step: before the journal has the step, and after it, before anything is done. While no
 //! agent lives the kernel keeps the fence; the next one ends what was begun, or takes it back.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::{Pace, ask};
 use shunt_tests::promoting::let_go;
-use shunt_tests::{Process, Scene, each_flavour};
+use shunt_tests::{Process, Scene, agent, each_flavour};
 
 const ALLOW: &str = "data_loss = \"allow\"";
 /// Where the fence is down a client is answered long before this.
@@ -66,6 +67,60 @@ each_flavour! {
         ensure!(scene.epoch()? == 2);
         writer.wait_for_write(Instant::now())?;
         scene.cluster.wait_caught_up(0, primary)?;
+        Ok(())
+    }
+
+    fn a_failover_whose_agent_dies_while_the_preferred_replica_catches_up_from_another_goes_on(install) {
+        let mut scene = Scene::prepare(install, 3)?;
+        let behind = format!("\"{}\"", scene.addresses()[1]);
+        let preferred = format!("{{ address = {behind}, promotion = \"prefer\" }}");
+        let text = agent::promoting("orders", &scene.addresses(), scene.listener(), ALLOW).replace(&behind, &preferred);
+        scene.agent.write_cluster("orders", &text)?;
+        let places = places(&["catch_up"]);
+        scene.start_to_crash_at(&places[0])?;
+        scene.wait_verdict("healthy")?;
+        let writer = scene.write(Pace::default())?;
+        writer.wait_for_write(Instant::now())?;
+        scene.cluster.stop_receiving(1)?;
+        // Only db3 receives these.
+        writer.wait_for_write(Instant::now())?;
+        scene.cluster.servers()[0].sql("FLUSH TABLES WITH READ LOCK")?;
+        scene.wait_received(&[2], 0)?;
+        ensure!(!scene.cluster.has_received(1, 0)?, "db2 is to have something to catch up");
+        scene.cluster.server(0).kill()?;
+        go_through(&mut scene, &places, |scene, _| scene.ensure_cut_off(0))?;
+        let primary = scene.wait_whole(&[0])?;
+        ensure!(primary == 1 && scene.epoch()? == 2, "db{} was promoted\n{}", primary + 1, scene.agent.log(60));
+        writer.wait_for_write(Instant::now())?;
+        let acknowledged: Vec<String> = writer.finish()?.into_iter().filter_map(|a| a.outcome.ok()).collect();
+        scene.ensure_kept(&acknowledged, primary)?;
+        scene.cluster.server(0).restart()?;
+        ensure!(scene.wait_whole(&[])? == primary);
+        Ok(())
+    }
+
+    fn a_failover_whose_agent_dies_while_it_saves_what_only_the_old_primary_has_saves_it_after_that(install) {
+        let places = places(&["salvage"]);
+        let mut scene = Scene::start_promoting(install, 3, &format!("{ALLOW}\ncatch_up = \"2s\""))?;
+        scene.start_to_crash_at(&places[0])?;
+        scene.wait_verdict("healthy")?;
+        scene.wait_whole(&[])?;
+        // What only the living primary has can be read from it, but not by its replicas.
+        scene.cluster.stop_receiving(1)?;
+        scene.cluster.stop_receiving(2)?;
+        let old = &scene.cluster.servers()[0];
+        old.sql("INSERT INTO app.t (note) VALUES ('only there')")?;
+        old.sql("SET SESSION sql_log_bin = 0")?;
+        old.sql("ALTER USER repl@'%' IDENTIFIED BY 'another'")?;
+        let _asking = scene.agent.begin(&["failover", "orders", "--yes"])?;
+        go_through(&mut scene, &places, |scene, _| ensure_fenced_off(scene, 0))?;
+        let primary = scene.wait_whole(&[0])?;
+        ensure!(primary != 0 && scene.epoch()? == 2 && !scene.cluster.is_writable(0)?, "{}", scene.agent.log(60));
+        let sentence = scene.wait_ending("done")?;
+        let (_, file) = sentence.split_once("1 transactions are kept in ").with_context(|| sentence.clone())?;
+        ensure!(Path::new(file.split([';', ' ']).next().unwrap_or_default()).exists(), "{sentence}");
+        let why = scene.wait_alarm("quarantined")?;
+        ensure!(why.contains("it has 1 transactions that the primary lacks"), "{why}");
         Ok(())
     }
 

@@ -90,6 +90,65 @@ each_flavour! {
         Ok(())
     }
 
+    fn a_candidate_that_freezes_while_it_applies_is_replaced_by_another_one(install) {
+        // Two of four are no majority, three of five are one.
+        let mut scene = Scene::start_promoting(install, 5, ALLOW)?;
+        scene.wait_verdict("healthy")?;
+        write_on(&scene, 0, "before")?;
+        (1..5).try_for_each(|replica| scene.cluster.wait_caught_up(replica, 0))?;
+        let held = scene.hold_back(1)?;
+        write_on(&scene, 0, "received")?;
+        scene.wait_received(&[1, 2, 3, 4], 0)?;
+        // The best of equals is the one with the lower address.
+        scene.cluster.server(0).kill()?;
+        scene.wait_step("drain")?;
+        scene.cluster.server(1).freeze()?;
+        eventually("another one to be promoted", SOON, || Ok((scene.epoch()? == 2).then_some(())))
+            .with_context(|| scene.agent.log(80))?;
+        let primary = scene.reached()?;
+        ensure!(primary > 2, "db{primary} is reached");
+        let told = scene.events("passed_over")?;
+        let is_told = |why: &str| why.starts_with("10.77.0.12:3306 is not") && why.contains("it was lost while it applied");
+        ensure!(told.iter().any(|event| event["message"].as_str().is_some_and(is_told)), "{told:?}");
+
+        // It wakes up with everything to be applied, and follows.
+        scene.cluster.server(1).thaw()?;
+        let_go(&held)?;
+        let whole = scene.wait_whole(&[0])?;
+        ensure!(u32::try_from(whole + 1)? == primary && scene.epoch()? == 2, "{}", scene.agent.log(60));
+        ensure!(has(&scene, whole, "received")?);
+        scene.cluster.wait_caught_up(1, whole)
+    }
+
+    fn a_replica_that_applies_later_on_purpose_is_passed_over_and_follows_as_late_as_before(install) {
+        const HOUR: u32 = 3_600;
+        let (stop, change, start, status) = match install.flavour {
+            Flavour::Mysql => ("STOP REPLICA", "REPLICATION SOURCE TO SOURCE", "START REPLICA", "SHOW REPLICA STATUS"),
+            Flavour::Mariadb => ("STOP SLAVE", "MASTER TO MASTER", "START SLAVE", "SHOW SLAVE STATUS"),
+        };
+        let mut scene = Scene::prepare(install, 3)?;
+        for statement in [stop, &format!("CHANGE {change}_DELAY = {HOUR}"), start] {
+            scene.cluster.servers()[1].sql(statement)?;
+        }
+        scene.start_as_promoter(ALLOW)?;
+        scene.wait_verdict("healthy")?;
+        let why = scene.wait_alarm("not_ready")?;
+        ensure!(why.contains("10.77.0.12") && why.contains("it applies what it receives 3600 s later (delayed)"), "{why}");
+        let asked = scene.addresses()[1].to_string();
+        let said = scene.refused(&["switchover", "orders", "--to", &asked], 5)?;
+        ensure!(said.contains("3600 s later (delayed)"), "{said}");
+
+        write_on(&scene, 0, "received")?;
+        scene.wait_received(&[1, 2], 0)?;
+        scene.cluster.server(0).kill()?;
+        let primary = scene.wait_whole(&[0])?;
+        ensure!(primary == 2 && scene.epoch()? == 2, "{}", scene.agent.log(60));
+        ensure!(has(&scene, 2, "received")? && !has(&scene, 1, "received")?, "it is as late as it was told to be");
+        let delay = scene.cluster.servers()[1].row(status)?.get("SQL_Delay").cloned();
+        ensure!(delay.as_deref() == Some("3600"), "{delay:?}");
+        Ok(())
+    }
+
     fn an_old_primary_that_comes_back_writable_in_the_middle_is_made_read_only_and_loses_nothing(install) {
         let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
         scene.wait_verdict("healthy")?;

@@ -109,6 +109,46 @@ each_flavour! {
     }
 }
 
+each_flavour! {
+    fn what_applying_salvaged_transactions_takes_is_asked_for_before_it_is_needed_and_again_when_it_is(install) {
+        let (privilege, stop) = match install.flavour {
+            Flavour::Mysql => ("REPLICATION_APPLIER", "STOP REPLICA IO_THREAD"),
+            Flavour::Mariadb => ("BINLOG REPLAY", "STOP SLAVE IO_THREAD"),
+        };
+        let mut scene = Scene::start_promoting(install, 3, &format!("{ALLOW}\nsalvage = \"apply\""))?;
+        scene.wait_verdict("healthy")?;
+        let why = scene.wait_alarm("not_ready")?;
+        ensure!(why.contains("nothing salvaged applied") && why.contains(privilege), "{why}");
+        let grants = why.split_once("(run: ").and_then(|(_, rest)| rest.strip_suffix(')')).context("its grants")?.to_owned();
+
+        // Nobody receives what the primary writes last.
+        for replica in [1, 2] {
+            scene.cluster.servers()[replica].sql(stop)?;
+        }
+        let last = "INSERT INTO app.t (id, note) VALUES (1000000, 'only there')";
+        scene.cluster.servers()[0].sql(last)?;
+        scene.cluster.server(0).kill()?;
+        let primary = scene.wait_whole(&[0])?;
+        scene.cluster.server(0).restart()?;
+        let why = scene.wait_alarm("quarantined")?;
+        ensure!(why.contains("none of 1 transactions is applied") && why.contains(privilege), "{why}");
+        let there = || scene.cluster.servers()[primary].value("SELECT COUNT(*) FROM app.t WHERE id = 1000000");
+        ensure!(there()? == "0" && scene.cluster.is_writable(primary)?);
+
+        for grant in grants.split("; ") {
+            scene.cluster.servers()[primary].sql(grant)?;
+        }
+        scene.agent.shunt_ok(&["rejoin", "orders", &scene.addresses()[0].to_string()])?;
+        eventually("it to be applied", SOON, || Ok((there()? == "1").then_some(())))
+            .with_context(|| scene.agent.log(60))?;
+        eventually("it to be told", SOON, || {
+            Ok(scene.wait_alarm("quarantined")?.contains("and applied to the primary").then_some(()))
+        })?;
+        ensure!(scene.cluster.is_writable(primary)?);
+        Ok(())
+    }
+}
+
 with_mysql! {
     fn without_a_proof_that_nothing_is_lost_only_an_operator_fails_over_and_none_does_again_too_soon(install) {
         let mut scene = Scene::start_promoting(install, 3, "")?;

@@ -21,7 +21,7 @@ use shunt_core::operation::{Sessions, TaskError};
 use shunt_rules::{NftDatapath, Options};
 use shunt_tests::client::login;
 use shunt_tests::template::{FOLLOWER, PASSWORD};
-use shunt_tests::{Cluster, Host, Install, Lan, each_flavour};
+use shunt_tests::{Cluster, Host, Install, Lan, each_flavour, skip, with_mariadb};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -43,10 +43,15 @@ struct Bench {
 
 impl Bench {
     fn start(install: &Install) -> Result<Self> {
+        Self::start_with(install, &[])
+    }
+
+    /// The same, with further server options.
+    fn start_with(install: &Install, options: &[&str]) -> Result<Self> {
         let lan = Lan::new()?;
         let (proxy, client) = (lan.host("proxy", 2)?, lan.host("client", 3)?);
         proxy.ns().sysctl("ipv4/ip_forward", "1")?;
-        let cluster = Cluster::start(&lan, install, 1)?;
+        let cluster = Cluster::start_with(&lan, install, 1, options)?;
         let listener = SocketAddr::new(proxy.v4(), 3306);
         let hands = proxy.ns().inside(|| -> Result<Hands> {
             let mut datapath: Box<dyn Datapath> = Box::new(NftDatapath::open(Options::default())?);
@@ -89,7 +94,7 @@ impl Bench {
         let (server, listener, hands) = (self.server(), self.listener, self.hands.clone());
         let password = Password::new(PASSWORD);
         let login = Credentials { user: user.to_owned(), password_file: PathBuf::new(), password };
-        let executor = Executor::new(login.clone(), Terms { login, heartbeat: Duration::from_secs(1) });
+        let executor = Executor::new(login.clone(), Terms { login, heartbeat: Duration::from_secs(1), applies: false });
         self.agent.spawn(async move {
             executor.warm(&[server], PATIENCE).await;
             let set = vec![mapping(listener, Route::Hold(PATIENCE), Some(server))];
@@ -185,7 +190,7 @@ each_flavour! {
             writers.push(bench.clients.spawn(async move {
                 loop {
                     if in_transactions {
-                        // A transaction that has not touched a table yet is none for MariaDB's monitor.
+                        // One that has not touched a table yet is none for MariaDB's monitor.
                         let begun = conn.query_drop(format!("BEGIN; {}", insert("busy"))).await;
                         if begun.is_err() {
                             return Ok(());
@@ -239,6 +244,82 @@ each_flavour! {
         let (_, said) = bench.say(busy, "COMMIT");
         said.context("a flow that nobody looks after any more")?;
         ensure!(bench.count("kept")? == 1, "it was not committed");
+        Ok(())
+    }
+}
+
+/// What has performance_schema show transactions and locks.
+const INSTRUMENTED: [&str; 4] = [
+    "--performance-schema=ON",
+    "--performance-schema-instrument=transaction=ON",
+    "--performance-schema-instrument=wait/lock/metadata/sql/mdl=ON",
+    "--performance-schema-consumer-events-transactions-current=ON",
+];
+const MAY_SEE: &str = "GRANT SELECT ON performance_schema.* TO shunt@'%'";
+
+impl Bench {
+    /// Of three sessions one has only begun a transaction, one has locked a table, and one has done nothing. Those that do
+    /// not count as idle come to their end within the grace.
+    fn begun_and_locked(&self, begun_is_seen: bool, lock_is_seen: bool) -> Result<Sessions> {
+        self.cluster.servers()[0].sql("CREATE TABLE app.l (id INT PRIMARY KEY) ENGINE=InnoDB")?;
+        let [begun, locked, idle]: [Conn; 3] = self.connect(3)?.try_into().expect("three");
+        let (begun, said) = self.say(begun, "BEGIN");
+        said?;
+        let (locked, said) = self.say(locked, "LOCK TABLES app.l WRITE");
+        said?;
+        let ending = self.end_sessions("shunt", GRACE);
+        std::thread::sleep(Duration::from_secs(1));
+        let mut after = Vec::new();
+        for (conn, sql, is_seen) in [
+            (begun, format!("{}; COMMIT", insert("begun")), begun_is_seen),
+            (locked, "INSERT INTO app.l VALUES (1); UNLOCK TABLES".to_owned(), lock_is_seen),
+        ] {
+            // Whoever counts as idle has ended by now.
+            if is_seen {
+                let (conn, said) = self.say(conn, &sql);
+                said.with_context(|| sql)?;
+                after.push(conn);
+            }
+        }
+        let ended = self.ended(ending)?;
+        ensure!(self.count("begun")? == u64::from(begun_is_seen), "{ended:?}");
+        drop((idle, after));
+        Ok(ended)
+    }
+}
+
+with_mariadb! {
+    fn an_instrumented_mariadb_shows_a_transaction_that_touched_no_table_and_a_table_that_is_locked(install) {
+        let bench = Bench::start_with(install, &INSTRUMENTED)?;
+        bench.cluster.servers()[0].sql(MAY_SEE)?;
+        let ended = bench.begun_and_locked(true, true)?;
+        ensure!(ended == Sessions { idle: 1, finished: 2, ..Sessions::default() }, "{ended:?}");
+        Ok(())
+    }
+
+    fn without_performance_schema_mariadb_shows_neither(install) {
+        let bench = Bench::start_with(install, &["--performance-schema=OFF"])?;
+        bench.cluster.servers()[0].sql(MAY_SEE)?;
+        let ended = bench.begun_and_locked(false, false)?;
+        ensure!(ended == Sessions { idle: 3, ..Sessions::default() }, "{ended:?}");
+        Ok(())
+    }
+
+    fn a_performance_schema_that_may_not_be_read_is_no_hindrance(install) {
+        let bench = Bench::start_with(install, &INSTRUMENTED)?;
+        let ended = bench.begun_and_locked(false, false)?;
+        ensure!(ended == Sessions { idle: 3, ..Sessions::default() }, "{ended:?}");
+        Ok(())
+    }
+
+    fn the_plugin_metadata_lock_info_shows_a_table_that_is_locked(install) {
+        let bench = Bench::start_with(install, &["--performance-schema=OFF"])?;
+        if let Err(error) = bench.cluster.servers()[0].sql("INSTALL SONAME 'metadata_lock_info'") {
+            skip::skip("the_plugin_metadata_lock_info_shows_a_table_that_is_locked", &format!("{error:#}"));
+            return Ok(());
+        }
+        let ended = bench.begun_and_locked(false, true)?;
+        ensure!(ended == Sessions { idle: 2, finished: 1, ..Sessions::default() }, "{ended:?}");
         Ok(())
     }
 }

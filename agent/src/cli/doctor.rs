@@ -1,7 +1,7 @@
 //! `shunt doctor`: every check, and what to do about what it finds. It needs no agent.
 
 use serde::Serialize;
-use shunt_core::config::FailoverMode;
+use shunt_core::config::{FailoverMode, Salvage};
 
 use super::{Args, args, block_on};
 use crate::config;
@@ -61,8 +61,11 @@ fn logins(loaded: &config::Loaded) -> Vec<Login> {
             label: server.label.clone(),
             credentials: credentials.clone(),
             timeout: cluster.probe.timeout,
-            promoting: (cluster.failover == FailoverMode::Promote)
-                .then(|| Aims { data_loss: cluster.data_loss, replicas: cluster.servers.len() as u64 - 1 }),
+            promoting: (cluster.failover == FailoverMode::Promote).then(|| Aims {
+                data_loss: cluster.data_loss,
+                replicas: cluster.servers.len() as u64 - 1,
+                applies: cluster.promoting.salvage == Salvage::Apply,
+            }),
         };
         cluster.servers.iter().map(login).collect()
     };

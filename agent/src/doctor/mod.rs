@@ -11,6 +11,7 @@ mod nftables;
 mod promoting;
 mod rp_filter;
 mod servers;
+mod sessions;
 mod settings;
 
 use std::net::SocketAddr;

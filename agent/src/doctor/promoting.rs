@@ -9,6 +9,7 @@ use shunt_core::config::DataLoss;
 use shunt_core::observation::Flavour;
 
 use super::Finding;
+use crate::operate::grants::applying::has_tags;
 use crate::operate::grants::{Granted, account};
 
 const CHECK: &str = "promotion";
@@ -26,6 +27,8 @@ pub struct Aims {
     pub data_loss: DataLoss,
     /// How many replicas there are when every server is well.
     pub replicas: u64,
+    /// What is salvaged is to be applied.
+    pub applies: bool,
 }
 
 /// What a server says of itself.
@@ -46,6 +49,21 @@ pub fn grants(flavour: Flavour, server: &str, current_user: &str, lines: &[Strin
     }
     let what = format!("{server}: {account} may not do all that a failover takes");
     Finding::problem("grants", what, missing.join("; "))
+}
+
+/// Whether it may apply what is salvaged, where that is wanted.
+pub fn applying(
+    flavour: Flavour,
+    server: &str,
+    version: &str,
+    current_user: &str,
+    lines: &[String],
+) -> Option<Finding> {
+    let account = account(current_user);
+    let missing = Granted::parse(lines).missing_to_apply(flavour, has_tags(flavour, version), &account);
+    let what = format!("{server}: {account} could not apply what is salvaged to it, as salvage = \"apply\" wants");
+    let advice = || format!("rights on tables may be given by schema, too: {}", missing.join("; "));
+    (!missing.is_empty()).then(|| Finding::warning("grants", what, advice()))
 }
 
 /// Asks and judges.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::doctor::Level;
 
-const AIMS: Aims = Aims { data_loss: DataLoss::Forbid, replicas: 2 };
+const AIMS: Aims = Aims { data_loss: DataLoss::Forbid, replicas: 2, applies: false };
 
 /// A server that lacks nothing. Where a commit waits for every replica, that is worth a note and no more.
 fn good(flavour: Flavour, is_replica: bool) -> Facts {

@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 use shunt_core::ClusterName;
 use shunt_core::observation::Flavour;
 
-use super::{Aims, Finding, grants, promoting, settings};
+use super::{Aims, Finding, grants, promoting, sessions, settings};
 use crate::config::Credentials;
 use crate::probe::{self, ProbeSpec};
 
@@ -80,8 +80,14 @@ async fn look(conn: &mut Conn, name: &str, promoting: Option<Aims>) -> Result<Ve
     if let Some(aims) = promoting {
         let current_user: String = conn.query_first("SELECT CURRENT_USER()").await?.unwrap_or_default();
         found.push(promoting::grants(flavour, name, &current_user, &lines));
+        if aims.applies {
+            found.extend(promoting::applying(flavour, name, &version, &current_user, &lines));
+        }
         found.extend(settings::look(conn, flavour, name, heartbeat).await?);
         found.extend(promoting::look(conn, flavour, name, aims, heartbeat.is_some()).await?);
+        if flavour == Flavour::Mariadb {
+            found.extend(sessions::look(conn, name, &current_user).await?);
+        }
     } else {
         found.push(grants::judge(flavour, name, &lines));
         found.extend(settings::look(conn, flavour, name, heartbeat).await?);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use shunt_core::cluster::{Action, Cluster, ClusterStatus, Entry, Event, Pace};
-use shunt_core::config::{ClusterConfig, FailoverMode};
+use shunt_core::config::{ClusterConfig, FailoverMode, Salvage};
 use shunt_core::datapath::Datapath;
 use shunt_core::observation::Observation;
 use shunt_core::operation::{Intent, OpId};
@@ -19,6 +19,7 @@ use super::tasks::{Logins, Outcome, Tasks, Tools};
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
+use crate::operate::Terms;
 use crate::probe::{Cadence, ProbeHandle};
 use crate::store;
 use crate::telemetry::Counters;
@@ -152,7 +153,7 @@ impl ClusterHandle {
         let (machine, actions) = Cluster::new(config.clone(), remembered, now);
         let (status, watched) = watch::channel(machine.status(now));
         let (tasks, outcomes) =
-            Tasks::new(config.name.clone(), login.clone(), heartbeat(&config), shared.tools.clone());
+            Tasks::new(config.name.clone(), login.clone(), terms(&config, &login), shared.tools.clone());
         let mut task = ClusterTask {
             name: config.name.clone(),
             machine,
@@ -346,7 +347,7 @@ impl ClusterTask {
                 self.answer(saved.map(|_| ()), what, reply, Event::Resume)
             }
             Request::Reconfigure { config, login, reply } => {
-                self.tasks.log_in_as(login.clone(), heartbeat(&config));
+                self.tasks.log_in_as(login.clone(), terms(&config, &login));
                 self.login = login;
                 // Before anything is decided on locks that went with their connections.
                 let reconnected = self.set_probes(&config, self.machine.mode_for_now(&config));
@@ -436,9 +437,13 @@ impl From<Vec<Action>> for Served {
     }
 }
 
-/// Replicas are to know of a silent source as soon as the probes do.
-fn heartbeat(config: &ClusterConfig) -> Duration {
-    config.probe.interval.clamp(Duration::from_millis(200), Duration::from_secs(1))
+fn terms(config: &ClusterConfig, login: &Logins) -> Terms {
+    Terms {
+        login: login.replication.clone(),
+        // Replicas are to know of a silent source as soon as the probes do.
+        heartbeat: config.probe.interval.clamp(Duration::from_millis(200), Duration::from_secs(1)),
+        applies: config.promoting.salvage == Salvage::Apply,
+    }
 }
 
 fn pinned_words(cluster: &ClusterName, listener: Option<SocketAddr>) -> String {

@@ -54,18 +54,18 @@ impl Tasks {
     pub fn new(
         cluster: ClusterName,
         logins: Logins,
-        heartbeat: Duration,
+        terms: Terms,
         tools: Tools,
     ) -> (Self, mpsc::UnboundedReceiver<Outcome>) {
         let (outcomes, inbox) = mpsc::unbounded_channel();
-        let executor = Executor::new(logins.agent.clone(), Terms { login: logins.replication, heartbeat });
+        let executor = Executor::new(logins.agent.clone(), terms);
         let tasks = Self { cluster, executor, login: logins.agent, tools, outcomes, running: HashMap::new() };
         (tasks, inbox)
     }
 
     /// Logs in anew as somebody else. What is running goes on as it began.
-    pub fn log_in_as(&mut self, logins: Logins, heartbeat: Duration) {
-        self.executor = Executor::new(logins.agent.clone(), Terms { login: logins.replication, heartbeat });
+    pub fn log_in_as(&mut self, logins: Logins, terms: Terms) {
+        self.executor = Executor::new(logins.agent.clone(), terms);
         self.login = logins.agent;
     }
 

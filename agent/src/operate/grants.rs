@@ -1,6 +1,8 @@
 //! What the agent's user needs on a server that it is to promote, make read-only or repoint, as statements that an operator
 //! can run; and what SHOW GRANTS says that it has.
 
+pub mod applying;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use shunt_core::observation::Flavour;
@@ -103,13 +105,16 @@ impl Granted {
     }
 
     pub fn has(&self, need: &Need) -> bool {
-        let among = |level: &str| {
-            self.levels.get(level).is_some_and(|names| {
-                let has = |name: &str| names.contains(name);
-                has("ALL PRIVILEGES") || has("ALL") || has(need.privilege) || need.also.iter().any(|name| has(name))
-            })
-        };
-        among(need.on) || (among(EVERYWHERE) && !among(&format!("!{}", need.on)))
+        let here = self.gives(need.on, need);
+        here || (self.gives(EVERYWHERE, need) && !self.gives(&format!("!{}", need.on), need))
+    }
+
+    /// Whether the privilege is given, or revoked, just at that level.
+    fn gives(&self, level: &str, need: &Need) -> bool {
+        self.levels.get(level).is_some_and(|names| {
+            let has = |name: &str| names.contains(name);
+            has("ALL PRIVILEGES") || has("ALL") || has(need.privilege) || need.also.iter().any(|name| has(name))
+        })
     }
 
     /// The GRANTs that are lacking, one a privilege.

@@ -150,6 +150,7 @@ impl Dialect for Mariadb {
             received,
             replication: standing::replication(&channels),
             obstacles: standing::obstacles(settings, &channels, &self.missing),
+            cannot_apply: Vec::new(),
             semi_sync,
             in_group: self.galera,
             binlog_format: server.text(&["binlog_format"]),

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use self::link::Links;
 pub use self::sessions::Hands;
+pub(crate) use self::sessions::{Shows, WITNESSES};
 use self::work::Work;
 use crate::config::Credentials;
 
@@ -37,6 +38,8 @@ pub struct Terms {
     pub login: Credentials,
     /// How often it hears from an idle source, at least.
     pub heartbeat: Duration,
+    /// Whether what is salvaged is applied, so that an examination looks for what that takes.
+    pub applies: bool,
 }
 
 /// Runs tasks on servers. Cheap to clone; all clones share their connections.
@@ -69,7 +72,7 @@ impl Executor {
     async fn carry_out(&self, task: &Task, within: Duration, by: Instant) -> Result<Report, TaskError> {
         let work = |server: &SocketAddr| Work { links: &self.links, server: *server, within, by };
         let standing = match task {
-            Task::Examine { server } => tasks::examine(work(server)).await,
+            Task::Examine { server } => tasks::examine(work(server), self.terms.applies).await,
             Task::MakeReadOnly { server, end_sessions } => disarm::make_read_only(work(server), *end_sessions).await,
             Task::MakeWritable { server } => tasks::make_writable(work(server)).await,
             Task::StopReceiving { server } => tasks::stop_receiving(work(server)).await,

@@ -131,6 +131,7 @@ impl Work {
         let doing = format!("salvaging from {}", self.from.server);
         let kept = bounded(until, tell, self.keep(until.into_std())).await;
         let (file, total) = kept.map_err(|trouble| trouble.told(&doing))?;
+        let changes = total.changes;
         let mut salvaged = Salvaged {
             file: file.display().to_string(),
             gtids: self.lacking.to_string(),
@@ -142,8 +143,12 @@ impl Work {
         if let Some(into) = &self.into {
             let doing = format!("applying {} to {}", salvaged.file, into.server);
             let mut progress = Progress::default();
-            let done =
-                bounded(until, tell, apply::apply(into, &self.lacking, &file, until.into_std(), &mut progress)).await;
+            let done = bounded(
+                until,
+                tell,
+                apply::apply(into, &self.lacking, &changes, &file, until.into_std(), &mut progress),
+            )
+            .await;
             if progress.unsealed {
                 // Also when the time is up: the server was opened for this alone.
                 let sealed = timeout(SEAL, apply::seal(into)).await.unwrap_or(Err(Trouble::Late));

@@ -6,6 +6,7 @@
 //! server is asked for its sessions: the way through conntrack's table takes longer than all of the rest, and whoever wants a
 //! single entry waits for it. Since the listeners hold new connections, whoever is not there then does not come later.
 
+mod list;
 mod mariadb;
 mod mysql;
 
@@ -14,25 +15,20 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use mysql_async::Row;
 use shunt_core::Mono;
 use shunt_core::datapath::{Datapath, DatapathError, Meter};
 use shunt_core::flow::{Flow, FlowFilter, Tuple};
-use shunt_core::observation::Flavour;
-use shunt_core::operation::sessions::{Dismissal, Doing, Peer, Session, Then, View};
+use shunt_core::operation::sessions::{Dismissal, Peer, Session, Then, View};
 use shunt_core::operation::{Sessions, TaskError};
 use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::link::{Link, Stopped};
-use super::work::{Work, is_denied, refused, unknown};
+use self::list::List;
+pub(crate) use self::mariadb::{Shows, WITNESSES};
+use super::work::{Work, refused, unknown};
 use super::{Executor, sheltered};
 use crate::driver::Worker;
-use crate::probe::answer::{Columns as _, Rows};
-
-/// For one look: whoever is blocked waits for it.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// What is done with the flows.
 #[derive(Clone)]
@@ -267,79 +263,5 @@ impl Drop for Blocked {
         if sent.is_err() {
             tracing::warn!("flows stay blocked until their listener leads somewhere: the datapath's thread is gone");
         }
-    }
-}
-
-/// The server's list of sessions.
-struct List {
-    link: Link,
-    /// Whether what they do can be seen there.
-    sees: bool,
-}
-
-impl List {
-    async fn open(work: Work<'_>) -> Result<Self, TaskError> {
-        Ok(Self { link: work.links.get(work.server, work.by).await?, sees: true })
-    }
-
-    /// What the sessions do; `None`: it cannot be seen.
-    async fn look(&mut self, work: Work<'_>) -> Result<Option<Vec<Session>>, TaskError> {
-        if !self.sees {
-            return Ok(None);
-        }
-        let flavour = self.link.dialect().flavour();
-        let script = match flavour {
-            Flavour::Mysql => [mysql::IS_SEEN, mysql::SESSIONS],
-            Flavour::Mariadb => [mariadb::SESSIONS, mariadb::TRANSACTIONS],
-        };
-        let Some(answer) = self.ask(work, &script.map(str::to_owned)).await? else {
-            self.sees = false;
-            return Ok(None);
-        };
-        let [first, second] = &answer[..] else { return Ok(None) };
-        let sessions = match flavour {
-            Flavour::Mysql => mysql::read(first, second),
-            Flavour::Mariadb => mariadb::read(first, second),
-        };
-        if sessions.is_none() {
-            tracing::warn!(server = %work.server, "which sessions are inside a transaction cannot be seen there");
-        }
-        Ok(sessions)
-    }
-
-    /// `None`: we may not ask that.
-    async fn ask(&mut self, work: Work<'_>, script: &[String]) -> Result<Option<Vec<Rows>>, TaskError> {
-        loop {
-            let by = work.by.min(Instant::now() + LOOK);
-            match self.link.run(script, by).await {
-                Ok(answer) => return Ok(Some(answer)),
-                Err(Stopped::Refused { code, words, .. }) if is_denied(code) => {
-                    tracing::warn!(server = %work.server, error = words, "the sessions there cannot be seen");
-                    return Ok(None);
-                }
-                // It broke while nobody was using it.
-                Err(Stopped::Broken(_)) if self.link.reused => self.link = work.links.get(work.server, work.by).await?,
-                Err(stopped) => return Err(work.error(&stopped, script, self.link.dialect().as_ref())),
-            }
-        }
-    }
-}
-
-/// `host:port`, as both flavours write it in their lists; an IPv6 address has no brackets there.
-fn peer(row: &Row) -> Option<Peer> {
-    let host = row.text(&["host"]);
-    let (host, port) = host.rsplit_once(':')?;
-    let port = port.parse().ok()?;
-    Some(host.parse().map_or(Peer::Port(port), |ip| Peer::Address(SocketAddr::new(ip, port))))
-}
-
-/// What a session does by the word for its command.
-fn doing(command: &str, is_free: bool) -> Doing {
-    match command {
-        "Sleep" if is_free => Doing::Nothing,
-        "Sleep" => Doing::Waiting,
-        "Query" | "Execute" | "Prepare" | "Close stmt" | "Reset stmt" | "Fetch" | "Init DB" | "Ping" | "Statistics"
-        | "Set option" | "Field List" | "Long Data" | "Reset Connection" => Doing::Running,
-        _ => Doing::Unknown,
     }
 }

@@ -6,6 +6,9 @@ use shunt_core::gtid::History;
 use shunt_core::operation::{Standing, TaskError};
 use tokio::time::{Instant, sleep};
 
+use super::grants::applying::has_tags;
+use super::grants::{self, Granted};
+use super::mysql::first_column;
 use super::sessions;
 use super::work::{Work, refused, unknown};
 
@@ -15,9 +18,22 @@ const SLICE: Duration = Duration::from_millis(500);
 /// The pace of looking at a server that is to do something by itself.
 pub const PACE: Duration = Duration::from_millis(20);
 
-pub async fn examine(work: Work<'_>) -> Result<Standing, TaskError> {
-    let (link, look) = work.look().await?;
+/// With `applies` also what applying salvaged transactions takes.
+pub async fn examine(work: Work<'_>, applies: bool) -> Result<Standing, TaskError> {
+    let (mut link, look) = work.look().await?;
     let mut standing = look.standing;
+    if applies {
+        // Not what was granted when the connection was opened.
+        let script = ["SELECT CURRENT_USER() AS account", "SHOW GRANTS"].map(str::to_owned);
+        let answer = link.run(&script, work.by).await;
+        let answer = answer.map_err(|stopped| work.error(&stopped, &script, link.dialect().as_ref()))?;
+        if let [user, lines] = &answer[..] {
+            let account = grants::account(&user.first().map(first_column).unwrap_or_default());
+            let granted = Granted::parse(&lines.iter().map(first_column).collect::<Vec<_>>());
+            let tags = has_tags(standing.flavour, &standing.version);
+            standing.cannot_apply = granted.missing_to_apply(standing.flavour, tags, &account);
+        }
+    }
     if !standing.read_only {
         // Its tables are opened by that, too: while clients are held, there is no time for it.
         drop(link);

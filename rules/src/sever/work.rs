@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::plan::{Plan, Question, Sign};
-use super::{Order, Shared};
+use super::{Order, State};
 use crate::conntrack::Conntrack;
 use crate::element::Pair;
 use crate::nflog::Copies;
 use crate::packet::Segment;
 use crate::raw::Raw;
+use crate::thread::Shared;
 
 /// Questions between two looks at the answers: few enough that the answers fit into the socket's buffer, and that hosts
 /// with many connections are not flooded.
@@ -23,7 +24,7 @@ const BURST: usize = 128;
 const RETRY: Duration = Duration::from_millis(100);
 
 pub struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<State>>,
     conntrack: Conntrack,
     copies: Copies,
     raw: Raw,
@@ -33,7 +34,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, conntrack: Conntrack, copies: Copies, raw: Raw) -> Self {
+    pub fn new(shared: Arc<Shared<State>>, conntrack: Conntrack, copies: Copies, raw: Raw) -> Self {
         let (plan, questions) = (Plan::default(), VecDeque::new());
         Self { shared, conntrack, copies, raw, plan, questions, numbers: Numbers::new() }
     }
@@ -59,10 +60,9 @@ impl Worker {
 
     /// False when the thread shall end.
     fn take_orders(&mut self) -> bool {
-        let (orders, stop) = {
-            let mut state = self.shared.lock();
-            (std::mem::take(&mut state.orders), state.stop)
-        };
+        // What was ordered before the end is still looked at.
+        let is_over = self.shared.is_over();
+        let orders = std::mem::take(&mut self.shared.lock().orders);
         for order in orders {
             match order {
                 Order::Pair { pair, number, since } => self.plan.pair(pair, number, since),
@@ -71,7 +71,7 @@ impl Worker {
                 Order::Return { pairs, done } => drop(done.send(self.make_way(&pairs))),
             }
         }
-        !stop
+        !is_over
     }
 
     /// Deletes the entries of these pairs, as far as the first look has found them. What was confirmed later had hardly

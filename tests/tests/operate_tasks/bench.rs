@@ -45,7 +45,7 @@ pub fn credentials(user: &str) -> Credentials {
 pub struct Tasks(pub Executor);
 
 pub fn terms(login: Credentials) -> Terms {
-    Terms { login, heartbeat: Duration::from_secs(1) }
+    Terms { login, heartbeat: Duration::from_secs(1), applies: false }
 }
 
 impl Tasks {

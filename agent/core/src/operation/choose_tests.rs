@@ -76,6 +76,7 @@ fn with(flavour: Flavour, old: History, of: &[History]) -> Scene {
         received: history.clone(),
         replication: Replication { channels: 1, applying: true, ..Replication::default() },
         obstacles: Vec::new(),
+        cannot_apply: Vec::new(),
         semi_sync: None,
         in_group: false,
         binlog_format: "ROW".to_owned(),

@@ -9,6 +9,6 @@ mod task;
 
 pub use choose::{Candidates, Choice, choose};
 pub use outcast::{Outcast, Quarantine};
-pub use record::{Ending, Intent, Kind, OpId, Operation, Origin, Outcome, Step, Trigger};
+pub use record::{Ending, Intent, Kind, LeftBehind, OpId, Operation, Origin, Outcome, Step, Trigger};
 pub use standing::{Obstacle, Replication, SemiSyncRole, Standing};
 pub use task::{Cause, Hook, Notice, Order, OrderId, Report, Salvaged, Sessions, Task, TaskError};

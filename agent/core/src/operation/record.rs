@@ -184,6 +184,9 @@ pub struct Operation {
     pub seen: Option<History>,
     /// The old primary answered after it was made read-only, and had this: what the next primary must have.
     pub disarmed: Option<History>,
+    /// What of the old primary's the candidate could not receive from there, and how often that was tried.
+    #[serde(default)]
+    pub left_behind: Option<LeftBehind>,
     /// Read-only may be off on a server other than the old primary: from here on nothing is taken back.
     pub promotion_began: bool,
     pub salvaged: Option<Salvaged>,
@@ -191,6 +194,15 @@ pub struct Operation {
     pub followers: BTreeSet<SocketAddr>,
     /// Replicas that could not be made to follow, and why.
     pub left_out: BTreeMap<SocketAddr, String>,
+}
+
+/// What a candidate could not be given by replication. It is saved as a file, or waits on the old primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftBehind {
+    pub candidate: SocketAddr,
+    /// All that the old primary had then.
+    pub had: History,
+    pub tries: u32,
 }
 
 /// How a server's own transactions are told apart.

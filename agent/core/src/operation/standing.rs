@@ -23,6 +23,10 @@ pub struct Standing {
     pub replication: Replication,
     /// Why it could not be a primary that others replicate from; empty: it could.
     pub obstacles: Vec<Obstacle>,
+    /// What the agent's user lacks to apply salvaged transactions there, as GRANTs. Told by an examination, if they are to be
+    /// applied.
+    #[serde(default)]
+    pub cannot_apply: Vec<String>,
     pub semi_sync: Option<SemiSyncRole>,
     /// It is, or is set up to be, a member of a Group Replication group or of a Galera cluster.
     pub in_group: bool,

@@ -247,6 +247,7 @@ impl Server {
                 source: self.source.map(|s| db(s).to_string()).unwrap_or_default(),
             },
             obstacles: self.obstacles.clone(),
+            cannot_apply: Vec::new(),
             semi_sync: self.semi.as_ref().map(|s| SemiSyncRole { source: s.source_on, replica: s.replica_on }),
             in_group: false,
             binlog_format: "ROW".to_owned(),

@@ -7,10 +7,14 @@
 //! Tables whose engine has no transactions cannot be rolled back here either.
 //!
 //! A transaction that is there already is passed over, so that it may be tried again.
+//!
+//! What the user lacks for what is in the file is looked for first: a server that would refuse it in the middle is not touched.
 
+mod allowed;
 mod statement;
 mod target;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -43,6 +47,8 @@ pub(super) struct Progress {
     pub renumbered: u64,
     /// Where it stopped, and why.
     pub stopped: Option<String>,
+    /// Why it did not begin.
+    pub barred: Option<String>,
 }
 
 /// Why a transaction is not applied.
@@ -70,12 +76,18 @@ impl From<Trouble> for Stop {
 pub(super) async fn apply(
     into: &Login,
     lacking: &History,
+    changes: &BTreeSet<(String, Change)>,
     file: &Path,
     until: Instant,
     progress: &mut Progress,
 ) -> Result<(), Trouble> {
     let ledger = file.with_extension("applied");
-    let mut target = Target::open(into, lacking, &ledger, &mut progress.unsealed).await?;
+    let mut wire = into.open().await?;
+    progress.barred = allowed::bar(&mut wire, into.server, lacking, changes).await?;
+    if progress.barred.is_some() {
+        return Ok(());
+    }
+    let mut target = Target::open(wire, lacking, &ledger, &mut progress.unsealed).await?;
     let unreadable = |error| Trouble::File(format!("cannot read {}", file.display()), error);
     let mut log = Log::open(file, until).map_err(unreadable)?;
     let mut current: Option<Applying> = None;
@@ -129,6 +141,9 @@ impl Progress {
 
     /// What an operation is told, if not everything was applied.
     pub(super) fn in_words(&self, all: u64) -> Option<String> {
+        if let Some(barred) = &self.barred {
+            return Some(format!("none of {all} transactions is applied: {barred}"));
+        }
         let stopped = self.stopped.as_ref()?;
         let last = self.last.as_ref().map(|last| format!(", the last of them {last}")).unwrap_or_default();
         Some(format!("{} of {all} transactions are applied{last}; stopped at {stopped}", self.applied))

@@ -1,6 +1,6 @@
 //! What transactions did, for people: read back from the kept file, and written beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -25,6 +25,8 @@ pub(super) struct Total {
     pub got: Got,
     /// Rows changed, by table.
     pub tables: BTreeMap<String, u64>,
+    /// What is done to which of them, but for the others.
+    pub changes: BTreeSet<(String, Change)>,
 }
 
 /// One of them.
@@ -132,8 +134,8 @@ impl Lister {
         }
         self.total.transactions += 1;
         self.total.got.note(&done.gtid);
-        for ((table, _), count) in &done.rows {
-            self.total.add(table, *count);
+        for ((table, change), count) in &done.rows {
+            self.total.add(table, *change, *count);
         }
         Ok(done.in_words())
     }
@@ -232,8 +234,11 @@ fn printable(text: &str) -> String {
 }
 
 impl Total {
-    fn add(&mut self, table: &str, count: u64) {
-        let known = self.tables.len() < TABLES || self.tables.contains_key(table);
+    fn add(&mut self, table: &str, change: Change, count: u64) {
+        let known = table != OTHERS && (self.tables.len() < TABLES || self.tables.contains_key(table));
+        if known {
+            self.changes.insert((table.to_owned(), change));
+        }
         *self.tables.entry(if known { table } else { OTHERS }.to_owned()).or_insert(0) += count;
     }
 

@@ -117,6 +117,15 @@ pub(super) enum Change {
 }
 
 impl Change {
+    /// What it takes on the table.
+    pub(super) const fn privilege(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+
     pub(super) const fn of(kind: u8) -> Option<Self> {
         match kind {
             kind::WRITE_ROWS | kind::WRITE_ROWS_V1 | kind::WRITE_ROWS_COMPRESSED | kind::WRITE_ROWS_COMPRESSED_V1 => {

@@ -2,13 +2,15 @@
 //!
 //! `information_schema.innodb_trx` would be easier to read, and is kept for 100 ms from the last time that anybody read it:
 //! a second look could be answered with the first one's rows. What the monitor does not show, either, is a transaction that has
-//! not touched a table yet, and LOCK TABLES with autocommit; such a session counts as idle.
+//! not touched a table yet, and whose session holds LOCK TABLES with autocommit, or FLUSH TABLES WITH READ LOCK. These are in no
+//! other list that is always there (tried on 10.11: neither PROCESSLIST nor a status counter changes with a BEGIN), so such
+//! a session counts as idle, unless one of the [`WITNESSES`] that an operator can have switched on knows better.
 
 use std::collections::BTreeSet;
 
 use shunt_core::operation::sessions::Session;
 
-use super::{doing, peer};
+use super::list::{doing, peer};
 use crate::probe::answer::{Columns as _, Rows};
 
 /// Needs PROCESS to be shown the sessions of others.
@@ -18,10 +20,60 @@ pub const SESSIONS: &str = "SELECT ID AS id, HOST AS host, COMMAND AS command FR
 /// Needs PROCESS.
 pub const TRANSACTIONS: &str = "SHOW ENGINE INNODB STATUS";
 
-/// `None`: the monitor's text is not all there, as happens when it is longer than 1 MB.
-pub fn read(list: &Rows, status: &Rows) -> Option<Vec<Session>> {
+/// A list of sessions that are not free, which not every server has.
+pub struct Witness {
+    pub shows: Shows,
+    /// Whether this one has it: `found`.
+    pub is_there: &'static str,
+    /// The sessions: `id`.
+    pub busy: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// Transactions from BEGIN on.
+    Transactions,
+    /// LOCK TABLES, FLUSH TABLES WITH READ LOCK.
+    Locks,
+}
+
+/// Of performance_schema, which is off by default, transactions from BEGIN on, and locks of tables and of the whole server;
+/// of the plugin `metadata_lock_info`, the locks. A name that applications lock with GET_LOCK is no reason to wait: it goes
+/// with the server anyway.
+pub const WITNESSES: [Witness; 3] = [
+    Witness {
+        shows: Shows::Transactions,
+        is_there: "SELECT @@global.performance_schema AND (SELECT COUNT(*) FROM performance_schema.setup_instruments \
+             WHERE NAME = 'transaction' AND ENABLED = 'YES') + (SELECT COUNT(*) FROM performance_schema.setup_consumers \
+             WHERE NAME IN ('global_instrumentation', 'thread_instrumentation', 'events_transactions_current') \
+             AND ENABLED = 'YES') = 4 AS found",
+        busy: "SELECT PROCESSLIST_ID AS id FROM performance_schema.threads WHERE PROCESSLIST_ID IS NOT NULL \
+             AND THREAD_ID IN (SELECT THREAD_ID FROM performance_schema.events_transactions_current \
+             WHERE STATE = 'ACTIVE')",
+    },
+    Witness {
+        shows: Shows::Locks,
+        is_there: "SELECT @@global.performance_schema AND (SELECT COUNT(*) FROM performance_schema.setup_instruments \
+             WHERE NAME = 'wait/lock/metadata/sql/mdl' AND ENABLED = 'YES') \
+             + (SELECT COUNT(*) FROM performance_schema.setup_consumers \
+             WHERE NAME = 'global_instrumentation' AND ENABLED = 'YES') = 2 AS found",
+        busy: "SELECT PROCESSLIST_ID AS id FROM performance_schema.threads WHERE PROCESSLIST_ID IS NOT NULL \
+             AND THREAD_ID IN (SELECT OWNER_THREAD_ID FROM performance_schema.metadata_locks \
+             WHERE OBJECT_TYPE <> 'USER LEVEL LOCK')",
+    },
+    Witness {
+        shows: Shows::Locks,
+        is_there: "SELECT COUNT(*) AS found FROM information_schema.PLUGINS \
+             WHERE PLUGIN_NAME = 'METADATA_LOCK_INFO' AND PLUGIN_STATUS = 'ACTIVE'",
+        busy: "SELECT THREAD_ID AS id FROM information_schema.METADATA_LOCK_INFO WHERE LOCK_TYPE <> 'User lock'",
+    },
+];
+
+/// What any of them says to be busy is. `None`: the monitor's text is not all there, as happens when it is longer than 1 MB.
+pub fn read(list: &Rows, status: &Rows, witnesses: &[Rows]) -> Option<Vec<Session>> {
     let status = status.first()?.text(&["Status"]);
-    let open = transactions(&status)?;
+    let mut open = transactions(&status)?;
+    open.extend(witnesses.iter().flatten().filter_map(|row| row.number(&["id"])));
     let session = |row: &mysql_async::Row| {
         let is_free = row.number(&["id"]).is_some_and(|id| !open.contains(&id));
         Some(Session { peer: peer(row)?, doing: doing(&row.text(&["command"]), is_free) })

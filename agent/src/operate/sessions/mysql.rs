@@ -4,7 +4,7 @@
 
 use shunt_core::operation::sessions::{Doing, Session};
 
-use super::{doing, peer};
+use super::list::{doing, peer};
 use crate::probe::answer::{Columns as _, Rows};
 
 /// Whether transactions are instrumented, as they are by default.

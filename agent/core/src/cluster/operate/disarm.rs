@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use super::steps::{ASIDE, DISARM, run_mut};
 use super::{AGAIN, Answer, Wanted, want};
 use crate::Mono;
-use crate::cluster::Cluster;
 use crate::cluster::event::Action;
 use crate::cluster::health::Evidence;
+use crate::cluster::{Cluster, record};
 use crate::config::DataLoss;
 use crate::gtid::History;
 use crate::operation::{Candidates, Hook, Kind, Report, Standing, Step, Task, Trigger, choose};
@@ -267,13 +267,17 @@ impl Cluster {
     /// The chosen one turned out to be unfit: another look at all of them.
     pub(super) fn choose_again(&mut self, why: String, now: Mono, actions: &mut Vec<Action>) {
         let Some(run) = &mut self.run else { return };
-        if let Some(chosen) = run.op.chosen.take() {
+        let passed_over = run.op.chosen.take();
+        if let Some(chosen) = passed_over {
             run.excluded.insert(chosen, why.clone());
             // What it has received may be all that there is of some transactions: only while it answers can they be had.
             run.op.standings.remove(&chosen);
         }
         run.op.goal = None;
-        run.because = Some(why);
+        run.because = Some(why.clone());
+        if let Some(chosen) = passed_over {
+            actions.push(record("passed_over", format!("{} is not to be the next primary: {why}", self.label(chosen))));
+        }
         self.forget_orders(actions);
         if self.is_switchover() && self.run.as_ref().is_some_and(|run| !run.op.promotion_began) {
             let why = self.run.as_ref().and_then(|run| run.because.clone()).unwrap_or_default();

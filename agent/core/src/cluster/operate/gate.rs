@@ -189,6 +189,7 @@ impl Cluster {
             suspects: BTreeSet::new(),
             seen: None,
             disarmed: None,
+            left_behind: None,
             promotion_began: false,
             salvaged: None,
             followers: BTreeSet::new(),

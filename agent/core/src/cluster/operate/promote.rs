@@ -15,6 +15,9 @@ use crate::operation::{Cause, Hook, Report, Standing, Step, Task};
 /// A server that refused no longer ago than this has not come back.
 const JUST_NOW: Duration = Duration::from_millis(100);
 
+/// So often is the next primary to receive from the old one what only that has.
+const TRIES: u32 = 2;
+
 impl Cluster {
     /// The last look at the old primary, if it may have come back, and the operator's last word.
     pub(super) fn before_promotion(&mut self, now: Mono, actions: &mut Vec<Action>) {
@@ -87,9 +90,15 @@ impl Cluster {
         }
         self.note_disarmed(standing, now);
         let Some(run) = &mut self.run else { return false };
-        let more = run.op.goal.as_ref().is_some_and(|goal| !standing.executed.is_subset(goal));
+        let left =
+            run.op.left_behind.as_ref().filter(|left| Some(left.candidate) == run.op.chosen && left.tries >= TRIES);
+        let more = run.op.goal.as_ref().is_some_and(|goal| {
+            let known = left.map_or_else(|| goal.clone(), |left| goal.union(&left.had));
+            !standing.executed.is_subset(&known)
+        });
         if more && !run.op.promotion_began {
-            // It came back with more, or somebody with the privilege wrote there: the next primary gets that, too.
+            // It came back with more, or somebody with the privilege wrote there: the next primary gets that, too,
+            // unless it was seen that it cannot.
             self.decide_on_candidate(now, actions);
         } else {
             self.enter_promote(now, actions);
@@ -137,7 +146,7 @@ impl Cluster {
                 }
                 let tasks = self.repointing();
                 self.enter(Step::Open, tasks, now, actions);
-                return true;
+                true
             }
             Some(result) => {
                 run.tries += 1;
@@ -158,7 +167,7 @@ impl Cluster {
                 let label = self.label(chosen);
                 self.note_stuck(format!("it is not known whether {label} was promoted: {why}"), actions);
                 run_mut(self, |run| run.rest(now + AGAIN));
-                return true;
+                true
             }
             None => self.promote_again(now, actions),
         }

@@ -8,7 +8,7 @@ use crate::Mono;
 use crate::cluster::event::Action;
 use crate::cluster::health::Evidence;
 use crate::cluster::{Alarm, AlarmKind, Cluster};
-use crate::config::{FailoverMode, Promotion};
+use crate::config::{FailoverMode, Promotion, Salvage, ServerConfig};
 use crate::operation::{Order, OrderId, Report, Standing, Task, TaskError};
 
 /// Everybody is examined this often.
@@ -75,12 +75,20 @@ impl Cluster {
     /// Who could not be promoted, though a failover may need it.
     pub(super) fn readiness_alarms(&self) -> Vec<Alarm> {
         let candidates = self.config.servers.iter().filter(|s| s.promotion != Promotion::MustNot);
-        let unready = candidates.filter_map(|server| {
-            let standing = self.readiness.standing(server.address).filter(|s| !s.obstacles.is_empty())?;
+        let unready = candidates.filter_map(|server| self.unreadiness(server));
+        unready.map(|message| Alarm { kind: AlarmKind::NotReady, message }).collect()
+    }
+
+    fn unreadiness(&self, server: &ServerConfig) -> Option<String> {
+        let standing = self.readiness.standing(server.address)?;
+        if !standing.obstacles.is_empty() {
             let obstacles = standing.obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            let message = format!("{} could not be made primary: {obstacles}", server.label);
-            Some(Alarm { kind: AlarmKind::NotReady, message })
-        });
-        unready.collect()
+            return Some(format!("{} could not be made primary: {obstacles}", server.label));
+        }
+        let lacks = self.config.promoting.salvage == Salvage::Apply && !standing.cannot_apply.is_empty();
+        lacks.then(|| {
+            let grants = standing.cannot_apply.join("; ");
+            format!("{} could be made primary, but nothing salvaged applied to it (run: {grants})", server.label)
+        })
     }
 }

@@ -6,7 +6,7 @@ use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
 use crate::cluster::health::Evidence;
-use crate::operation::{Report, Step, Task};
+use crate::operation::{LeftBehind, Report, Step, Task};
 
 impl Cluster {
     pub(super) fn catch_up(&mut self, now: Mono, actions: &mut Vec<Action>) -> bool {
@@ -155,6 +155,11 @@ impl Cluster {
             return;
         };
         let task = Task::Salvage { from: run.op.old, lacking: had.minus(&received), into: None };
+        if let Some(candidate) = run.op.chosen {
+            let before = run.op.left_behind.take().filter(|left| left.candidate == candidate && left.had == had);
+            let tries = before.map_or(0, |left| left.tries) + 1;
+            run.op.left_behind = Some(LeftBehind { candidate, had, tries });
+        }
         self.enter(Step::Salvage, vec![want(task, SALVAGE)], now, actions);
     }
 

@@ -136,7 +136,11 @@ impl Cluster {
                 Ok(())
             }
             (Stage::Salvaging(errant), Ok(Report::Salvaged(salvaged))) => {
-                let applied = if salvaged.applied { " and applied to the primary" } else { "" };
+                let applied = match &salvaged.stopped {
+                    Some(stopped) => format!("; they were to be applied, and {stopped}"),
+                    None if salvaged.applied => " and applied to the primary".to_owned(),
+                    None => String::new(),
+                };
                 let reason = format!(
                     "it has {} transactions that the primary lacks; they are kept in {}{applied}",
                     salvaged.transactions, salvaged.file

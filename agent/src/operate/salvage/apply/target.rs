@@ -15,7 +15,6 @@ use shunt_core::gtid::{GtidError, GtidSet, History, MariaHistory};
 
 use super::statement::{binlog, put};
 use crate::operate::salvage::event::{CHECKSUM, Format, Gtid, HEADER, Header};
-use crate::operate::salvage::login::Login;
 use crate::operate::salvage::trouble::Trouble;
 use crate::operate::salvage::wire::Wire;
 
@@ -33,12 +32,11 @@ enum Numbers {
 
 impl Target {
     pub(super) async fn open(
-        into: &Login,
+        mut wire: Wire,
         lacking: &History,
         ledger: &Path,
         unsealed: &mut bool,
     ) -> Result<Self, Trouble> {
-        let mut wire = into.open().await?;
         let bad = |error: GtidError| Trouble::nonsense(error.to_string());
         let numbers = match lacking {
             History::Mysql(_) => {

@@ -50,6 +50,7 @@ pub struct Fake {
     pub apply_error: String,
     pub obstacles: Vec<Obstacle>,
     pub hides_sessions: bool,
+    pub cannot_apply: Vec<String>,
 }
 
 pub struct Bench {
@@ -107,6 +108,7 @@ impl Bench {
             apply_error: String::new(),
             obstacles: Vec::new(),
             hides_sessions: false,
+            cannot_apply: Vec::new(),
         };
         let mut fakes: BTreeMap<_, _> = config.servers.iter().map(|s| (s.address, replica.clone())).collect();
         fakes.insert(db(1), Fake { writable: true, source: None, ..replica });

@@ -1,7 +1,9 @@
 //! A failover of a dead primary, and of a living one where it can be taken back (precheck, undo, reopen).
 
+use super::super::db;
+use super::events::bring;
 use super::{compare, table};
-use crate::operation::{Kind, Step};
+use crate::operation::{Cause, Kind, Outcome, Step, Task};
 
 const STEPS: [Step; 12] = [
     Step::Precheck,
@@ -430,3 +432,27 @@ restarted, no lock  | undo stuck, fence          |                              
 restarted, too late | undo stuck, fence          |                                                | failed → db3
 an hour later       | reopen, fence              |                                                | undone → db1
 ";
+
+#[test]
+fn what_cannot_be_received_from_a_living_old_primary_is_tried_twice_and_then_left_there() {
+    let mut bench = bring(Kind::Failover, Step::Salvage, true);
+    (0..2).for_each(|_| bench.ask(1));
+    let mut tried = 1;
+    for _ in 0..100 {
+        bench.write();
+        bench.commit();
+        let next = bench.orders.first_key_value().map(|(&order, task)| (order, task.clone()));
+        match next {
+            Some((order, Task::CatchUp { source, .. })) if source == db(1) => {
+                tried += 1;
+                bench.fail(order, Cause::Refused);
+            }
+            Some((order, _)) => bench.answer(order),
+            None => bench.tick(),
+        }
+    }
+    assert_eq!((bench.endings.as_slice(), tried), ([Outcome::Done].as_slice(), 2), "{:?}", bench.told("stuck"));
+    assert_eq!(bench.leads_to(), Some(db(2)));
+    assert!(bench.outcasts.iter().any(|outcast| outcast.server == db(1)), "it has what nobody else has");
+    assert!(bench.broken.is_empty(), "{:?}", bench.broken);
+}

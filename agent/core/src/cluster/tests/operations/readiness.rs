@@ -3,7 +3,7 @@
 use super::super::db;
 use super::bench::{Bench, SERVERS, promoting};
 use crate::cluster::{AlarmKind, Event};
-use crate::config::{ClusterConfig, FailoverMode, Promotion};
+use crate::config::{ClusterConfig, FailoverMode, Promotion, Salvage};
 use crate::operation::{Cause, Kind, Obstacle, Task};
 use std::time::Duration;
 
@@ -64,6 +64,22 @@ fn whoever_could_not_be_promoted_is_named_with_what_it_lacks_until_it_is_mended(
     bench.event(Event::Deadline);
     bench.answer_all();
     assert_eq!(unready(&bench), Vec::<String>::new());
+}
+
+#[test]
+fn what_applying_salvaged_transactions_lacks_is_told_where_they_are_to_be_applied() {
+    for (salvage, told) in [(Salvage::Apply, 1), (Salvage::Keep, 0)] {
+        let mut config = promoting();
+        config.promoting.salvage = salvage;
+        let mut bench = Bench::with(config);
+        bench.fake(2).cannot_apply = vec!["GRANT REPLICATION_APPLIER ON *.* TO `shunt`".to_owned()];
+        for _ in 0..4 {
+            bench.round();
+        }
+        let unready = unready(&bench);
+        assert_eq!(unready.len(), told, "{unready:?}");
+        assert!(unready.iter().all(|why| why.starts_with("db2") && why.contains("REPLICATION_APPLIER")), "{unready:?}");
+    }
 }
 
 #[test]

@@ -95,6 +95,7 @@ impl Bench {
                 source: fake.source.map(|s| s.to_string()).unwrap_or_default(),
             },
             obstacles: fake.obstacles.clone(),
+            cannot_apply: fake.cannot_apply.clone(),
             semi_sync: None,
             in_group: false,
             binlog_format: "ROW".to_owned(),
