@@ -6,6 +6,7 @@ mod aborting;
 mod bench;
 mod events;
 mod failover;
+mod overtaken;
 mod readiness;
 mod refusals;
 mod returning;
