@@ -27,9 +27,12 @@ use report::Report;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How often each scenario
+    /// How often each scenario with each flavour
     #[arg(long, default_value_t = 30)]
     runs: usize,
+    /// How often `semisync` with each flavour: it is not about a median
+    #[arg(long, default_value_t = 100)]
+    semisync_runs: usize,
     /// Only with these servers; both flavours if left out
     #[arg(long, value_enum)]
     flavour: Option<FlavourArg>,
@@ -95,7 +98,7 @@ impl Scenario {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(args.runs > 0, "no runs, no figures");
+    ensure!(args.runs > 0 && args.semisync_runs > 0, "no runs, no figures");
     let flavours: Vec<Flavour> = match args.flavour {
         Some(flavour) => vec![flavour.into()],
         None => vec![Flavour::Mysql, Flavour::Mariadb],
@@ -146,7 +149,8 @@ fn play(args: &Args, install: &Install, program: &Path, scenario: Scenario, repo
         return Ok(());
     }
     let mut figures = unplanned::Figures { scenario, title, runs: Vec::new(), checked: None };
-    for number in 1..=args.runs {
+    let runs = if scenario == Scenario::Semisync { args.semisync_runs } else { args.runs };
+    for number in 1..=runs {
         let run = match scenario {
             Scenario::Kill => outage::run(&mut field, Death::Kill),
             Scenario::Cut | Scenario::CutFast => outage::run(&mut field, Death::Cut),
