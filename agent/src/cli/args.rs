@@ -76,6 +76,9 @@ pub enum Command {
     /// nobody is promoted. What a verdict began is not begun again: the cluster is paused, until `shunt resume`.
     Abort(OneCluster),
     /// Compare a server that was cast out with the primary anew, and let it follow if nothing speaks against it
+    ///
+    /// It is made read-only, and the sessions that clients have on it end. One that replicates from the primary already is
+    /// left alone.
     Rejoin(OneServer),
     /// Take the mark from a server that was cast out, once somebody has seen to it
     Clear(OneServer),

@@ -366,6 +366,13 @@ impl ClusterTask {
                 if let Some(busy) = self.busy() {
                     return Served { actions: Vec::new(), answer: Some((reply, Err(busy))), done: None };
                 }
+                if self.machine.follows_already(server, self.now()) {
+                    let done = format!(
+                        "{server} replicates from the primary of {} already: there is nothing to do",
+                        self.name
+                    );
+                    return Served { actions: Vec::new(), answer: Some((reply, Ok(done))), done: None };
+                }
                 let done = format!("{server} is compared with the primary of {}, asked for by {by}", self.name);
                 let actions = self.handle(Event::Rejoin { server, by });
                 Served { actions, answer: Some((reply, Ok(done))), done: None }

@@ -167,17 +167,23 @@ impl Work {
         if self.name.contains('/') || self.name.is_empty() {
             return Err(Trouble::Refused(format!("{:?} cannot name a file", self.name)));
         }
-        let binlog = format!("{}.binlog", self.name);
-        if let Some(kept) = self.kept(&self.folder.join(&binlog), until).await {
-            return Ok(kept);
+        // What was kept before under this name may be the only copy: it is never written over.
+        let (mut name, mut number) = (self.name.clone(), 1);
+        while self.folder.join(format!("{name}.binlog")).exists() || self.folder.join(format!("{name}.txt")).exists() {
+            if let Some(kept) = self.kept(&self.folder.join(format!("{name}.binlog")), until).await {
+                return Ok(kept);
+            }
+            number += 1;
+            name = format!("{}-{number}", self.name);
         }
+        let binlog = format!("{name}.binlog");
         let mut wire = self.from.open().await?;
         let mut keep = Keep::create(&self.folder, &binlog)?;
         fetch::fetch(&mut wire, &self.lacking, &mut keep).await?;
         drop(wire);
         let mut part = keep.into_part();
         let mut log = Log::open(part.so_far()?, until).map_err(unreadable)?;
-        let mut text = Part::create(&self.folder, &format!("{}.txt", self.name))?;
+        let mut text = Part::create(&self.folder, &format!("{name}.txt"))?;
         text.write_all(self.head(&binlog).as_bytes()).map_err(|e| Trouble::File("cannot write the list".into(), e))?;
         let total = list::list(&mut log, &mut text).await?;
         text.finish()?;
@@ -190,7 +196,7 @@ impl Work {
         match list::list(&mut log, &mut io::sink()).await {
             Ok(total) => total.got.absent(&self.lacking).is_empty().then(|| (file.to_path_buf(), total)),
             Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "what was kept before cannot be read, and is fetched again");
+                tracing::warn!(file = %file.display(), %error, "what was kept before cannot be read; it stays, and is fetched again");
                 None
             }
         }

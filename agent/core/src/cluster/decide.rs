@@ -25,6 +25,7 @@ impl Cluster {
             self.fail_over_if_due(now, actions);
         }
         self.forget_lingering_if_void(actions);
+        self.start_receiving_again(now, actions);
         self.meet_outcasts(now, actions);
         self.restore_primary(now, actions);
         self.examine_when_due(now, actions);

@@ -48,7 +48,7 @@ pub use verdict::{Alarm, AlarmKind, Assessment, Direction, Verdict};
 pub use view::View;
 
 use lapse::Lapses;
-use operate::{Lingering, Readiness, Restoring, Returning, Run};
+use operate::{LeftStopped, Lingering, Readiness, Restoring, Returning, Run};
 use readers::Fit;
 
 use crate::config::{ClusterConfig, FailoverMode};
@@ -103,6 +103,7 @@ pub struct Cluster {
     readiness: Readiness,
     restoring: Restoring,
     lingering: Lingering,
+    left_stopped: LeftStopped,
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
@@ -177,6 +178,7 @@ impl Cluster {
             readiness: Readiness::default(),
             restoring: Restoring::default(),
             lingering: Lingering::default(),
+            left_stopped: LeftStopped::default(),
             proof: None,
             clock: now,
             mode_after: None,

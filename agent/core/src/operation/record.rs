@@ -168,7 +168,8 @@ pub struct Operation {
     pub old_executed: Option<History>,
     /// How it numbers its own transactions.
     pub old_origin: Origin,
-    /// What semi-sync proved at the moment of the verdict: `Some(w)`: commits waited for `w` acknowledgements.
+    /// What semi-sync proved when the old primary was fenced off, or at the verdict that began this: `Some(w)`: commits waited
+    /// for `w` acknowledgements.
     pub acknowledged_by: Option<u32>,
     /// Replicas that acknowledged then.
     pub acknowledgers: BTreeSet<SocketAddr>,

@@ -331,7 +331,8 @@ impl World {
                 let intent = Intent {
                     kind,
                     to: to.map(db),
-                    grace: Duration::from_secs(1),
+                    // The longer one outlasts a source's waiting for acknowledgements.
+                    grace: Duration::from_secs(if to.is_some() { 20 } else { 1 }),
                     allow_loss,
                     dry_run,
                     by: "operator".to_owned(),

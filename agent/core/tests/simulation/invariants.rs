@@ -35,6 +35,8 @@ pub enum Invariant {
     NothingStaleActs,
     NobodyPromotesAlone,
     CooldownBetween,
+    /// Not in the list: the operator's own programs have a word in it.
+    HooksAreHeard,
     /// Not in the list, and what it is all for.
     ItComesToAnEnd,
 }
@@ -60,6 +62,7 @@ impl Invariant {
             Self::CooldownBetween => {
                 "10: two failovers of one cluster are at least a cooldown apart unless an operator asks"
             }
+            Self::HooksAreHeard => "a hook that failed keeps its operation from promoting anybody",
             Self::ItComesToAnEnd => {
                 "liveness: once everything is back, the listeners lead to the one writable primary, or an alarm says why not"
             }

@@ -69,6 +69,8 @@ pub struct Proxy {
     pub disk_full: bool,
     pub kernel_refuses: bool,
     pub hooks_fail: bool,
+    /// The operation that a hook has spoken against.
+    pub vetoed: Option<OpId>,
     /// How far the wall clock is off, in milliseconds.
     pub wall_off: i64,
 }
@@ -91,6 +93,7 @@ impl Proxy {
             disk_full: false,
             kernel_refuses: false,
             hooks_fail: false,
+            vetoed: None,
             wall_off: 0,
         }
     }
@@ -132,6 +135,8 @@ impl World {
         let proxy = &mut self.proxies[p];
         proxy.life += 1;
         (proxy.frozen, proxy.busy) = (false, false);
+        // What it heard may not have been written down: the hook is asked again.
+        proxy.vetoed = None;
         let left = |until: i64| Mono(Duration::from_millis(u64::try_from(until - wall).unwrap_or(0)));
         let store = &proxy.store;
         let pause = store.pause.clone().filter(|(until, _)| until.is_none_or(|until| until > wall));

@@ -7,6 +7,7 @@ use shunt_core::operation::{Cause, Report, Salvaged, Sessions, Task};
 
 use super::gtids::{Gtids, Txn};
 use super::history::tell;
+use super::invariants::Invariant;
 use super::mutation::Mutation;
 use super::network::Node;
 use super::server::{Io, number};
@@ -83,6 +84,11 @@ impl World {
     fn promote_statement(&mut self, s: usize, run: &Run, has: &Gtids, semi_sync: bool) -> Told {
         match run.phase {
             0 => {
+                let proxy = &self.proxies[run.p];
+                let vetoed = proxy.agent().is_some_and(|agent| Some(agent.machine.last_operation()) == proxy.vetoed);
+                if vetoed {
+                    self.violated(Invariant::HooksAreHeard, format!("agent{} promotes db{}", run.p + 1, s + 1));
+                }
                 if !has.is_subset(&self.servers[s].executed) {
                     return Told::Ends(Err(error(Cause::Refused, "it has not applied what it has to have")));
                 }

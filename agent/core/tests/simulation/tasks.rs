@@ -279,6 +279,10 @@ impl World {
         let Task::Hook { hook, notice } = &run.task else { return };
         let fails = self.proxies[run.p].hooks_fail;
         tell!(self, "the {} {}", hook.word(), if fails { "fails" } else { "succeeds" });
+        self.proxies[run.p].vetoed = match self.proxies[run.p].agent() {
+            Some(agent) if fails => Some(agent.machine.last_operation()),
+            _ => None,
+        };
         if !fails
             && *hook == Hook::Fence
             && let Some(old) = notice.old

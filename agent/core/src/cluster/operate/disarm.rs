@@ -81,7 +81,7 @@ impl Cluster {
                     run_mut(self, |run| drop(run.op.standings.insert(server, *standing)));
                 }
                 (Task::Hook { .. }, Err(error)) => {
-                    let why = format!("the fence hook failed, so the old primary may still live: {}", error.message);
+                    let why = format!("{}; the old primary may still live", error.message);
                     self.stop(why, now, actions);
                     return true;
                 }
@@ -214,9 +214,10 @@ impl Cluster {
     fn lost_since(&mut self, goal: &History) -> Option<String> {
         let op = &mut self.run.as_mut()?.op;
         let seen = op.seen.as_ref().map_or_else(|| goal.clone(), |seen| seen.union(goal));
-        let lost = seen.missing_from(goal);
+        // A crash may have cost the old primary what it had sent before: that it answers proves nothing about that.
+        let lost = seen.missing_from(&op.disarmed.as_ref().map_or_else(|| goal.clone(), |all| goal.union(all)));
         op.seen = Some(seen);
-        (lost.count > 0 && !op.allow_loss && op.disarmed.is_none()).then(|| {
+        (lost.count > 0 && !op.allow_loss).then(|| {
             format!("data_loss is \"forbid\", and a replica had received {} that nobody has any more", lost.text)
         })
     }

@@ -61,10 +61,10 @@ impl Cluster {
         if let Some(why) = self.group_bar().or_else(|| self.lock_bar(Some(old))) {
             return Some(why);
         }
-        if let Some(until) = self.cooldown_until.filter(|until| now < *until) {
+        if self.cooldown_until.is_some_and(|until| now < until) {
             return Some(format!(
-                "the last one was less than a cooldown ago; the next may be in {} s, or by `shunt failover {}`",
-                until.since(now).as_secs() + 1,
+                "the last one was less than a cooldown of {} s ago; `shunt failover {}` does not wait for it",
+                self.config.cooldown.as_secs(),
                 self.config.name
             ));
         }
@@ -154,7 +154,8 @@ impl Cluster {
         now: Mono,
     ) -> Operation {
         self.last_operation.0 += 1;
-        let proof = self.proof_of(old, now);
+        // That of a fence that is to come is taken when it is in force: until then clients commit on.
+        let proof = matches!(trigger, Trigger::Verdict).then(|| self.proof_of(old, now)).flatten();
         let state = self.servers.get(&old).and_then(Health::state);
         // A primary that was never heard is judged by its replicas: to wait for acknowledgements in vain is the lesser evil.
         let semi_sync = match state {

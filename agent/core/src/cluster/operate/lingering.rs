@@ -1,4 +1,5 @@
-//! Replicas that an operation which was taken back still sends to the old primary. They are not left half-way for its end;
+//! Replicas that are on their way back to their primary, since an operation was taken back or came to nothing. They are not
+//! left half-way for its end;
 //! but the orders die with the reason for them: when anything else is to become of the server, of its source or of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,11 @@ impl Cluster {
             lingering.insert(id, Way { server, source });
             false
         });
+    }
+
+    /// An order outside of any operation, under the same conditions.
+    pub(super) fn linger(&mut self, order: OrderId, server: SocketAddr, source: SocketAddr) {
+        self.lingering.0.insert(order, Way { server, source });
     }
 
     /// Nothing that lingers may meet an operation, another primary or another agent.

@@ -32,6 +32,7 @@ mod restore;
 mod resume;
 mod returning;
 mod steps;
+mod stopped;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +52,7 @@ pub(super) use ready::Readiness;
 pub use refuse::Refusal;
 pub(super) use restore::Restoring;
 pub(super) use returning::Returning;
+pub(super) use stopped::LeftStopped;
 
 /// What could not be done is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);

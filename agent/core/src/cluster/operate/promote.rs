@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::steps::{PATIENCE, PROMOTE, RECHECK, run_mut};
-use super::{AGAIN, Answer, Wanted, want};
+use super::{AGAIN, Wanted, want};
 use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
@@ -52,17 +52,22 @@ impl Cluster {
         if !run.has_answers() {
             return false;
         }
-        for Answer { task, result } in std::mem::take(&mut run.answers) {
-            match (task, result) {
-                (Task::Hook { .. }, Err(error)) => {
-                    self.stop(format!("the before_promote hook failed: {}", error.message), now, actions);
-                    return true;
-                }
-                (Task::Examine { .. }, Ok(Report::Standing(standing))) => {
-                    return self.old_primary_is_back(&standing, now, actions);
-                }
-                _ => {}
-            }
+        let answers = std::mem::take(&mut run.answers);
+        // The operator's word counts, whatever the old primary says.
+        let veto = answers.iter().find_map(|answer| match (&answer.task, &answer.result) {
+            (Task::Hook { .. }, Err(error)) => Some(error.message.clone()),
+            _ => None,
+        });
+        if let Some(why) = veto {
+            self.stop(why, now, actions);
+            return true;
+        }
+        let examined = answers.into_iter().find_map(|answer| match (answer.task, answer.result) {
+            (Task::Examine { .. }, Ok(Report::Standing(standing))) => Some(standing),
+            _ => None,
+        });
+        if let Some(standing) = examined {
+            return self.old_primary_is_back(&standing, now, actions);
         }
         self.enter_promote(now, actions);
         true

@@ -85,6 +85,13 @@ impl Cluster {
             let obstacles = standing.obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             return Some(format!("{} could not be made primary: {obstacles}", server.label));
         }
+        let is_replica = self.primary != Some(server.address) && !self.outcasts.contains_key(&server.address);
+        if is_replica && standing.replication.channels > 0 && !standing.replication.receiving {
+            let (name, label) = (&self.config.name, &server.label);
+            return Some(format!(
+                "{label} falls behind: its I/O thread is stopped; START REPLICA there, or `shunt rejoin {name} {label}`"
+            ));
+        }
         let lacks = self.config.promoting.salvage == Salvage::Apply && !standing.cannot_apply.is_empty();
         lacks.then(|| {
             let grants = standing.cannot_apply.join("; ");

@@ -63,7 +63,10 @@ impl Cluster {
                 return Some(Refusal { is_misuse: true, ..rule(format!("{} is the primary already", self.label(to))) });
             }
             if let Some(why) = self.unfit_to_take_over(to) {
-                return Some(rule(format!("{} cannot take over: {why}", self.label(to))));
+                let (label, is_outcast) = (self.label(to), self.outcasts.contains_key(&to));
+                let refusal = rule(format!("{label} cannot take over: {why}"));
+                let hint = format!("`shunt rejoin {name} {label}` compares it with the primary and lets it follow");
+                return Some(if is_outcast { refusal.hint(hint) } else { refusal });
             }
         }
         if !self.pins.is_empty() {

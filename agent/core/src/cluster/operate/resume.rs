@@ -1,5 +1,7 @@
 //! An operation that an earlier run of the agent left unfinished.
 
+use std::collections::BTreeSet;
+
 use super::{Run, telling};
 use crate::Mono;
 use crate::cluster::Cluster;
@@ -21,6 +23,10 @@ impl Cluster {
         telling::resumed(&self.config.name, &run.op, actions);
         // Whether they were told to stop receiving before the agent ended is not known.
         run.revoked = run.op.kind == Kind::Failover;
+        // The kernel led to the old primary: what was proven when the step was written down may be so no more.
+        if self.open {
+            (run.op.acknowledged_by, run.op.acknowledgers) = (None, BTreeSet::new());
+        }
         let (step, kind, began) = (run.op.step, run.op.kind, run.op.promotion_began);
         for &suspect in &run.op.suspects {
             if Some(suspect) != run.op.chosen {

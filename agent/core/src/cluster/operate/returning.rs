@@ -252,6 +252,17 @@ impl Cluster {
         self.keep_outcasts(actions);
     }
 
+    /// Whether it replicates from the primary already, so that to compare it anew would only end its readers' sessions.
+    pub fn follows_already(&self, server: SocketAddr, now: Mono) -> bool {
+        let view = self.view(now);
+        let applies = |health: &Health| {
+            health.state().is_some_and(|s| !s.is_writable() && s.channels.iter().all(|channel| channel.sql_running))
+        };
+        !self.outcasts.contains_key(&server)
+            && self.primary.is_some_and(|primary| view.receivers_of(primary).contains(&server))
+            && self.servers.get(&server).is_some_and(applies)
+    }
+
     /// An operator has seen to it.
     pub(in crate::cluster) fn clear(&mut self, server: SocketAddr, by: &str, actions: &mut Vec<Action>) {
         if self.outcasts.remove(&server).is_some() {

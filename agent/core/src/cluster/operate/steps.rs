@@ -20,6 +20,8 @@ pub(super) const SALVAGE: Duration = Duration::from_secs(20);
 pub(super) const RECHECK: Duration = Duration::from_millis(500);
 pub(super) const PROMOTE: Duration = Duration::from_secs(5);
 pub(super) const FOLLOW: Duration = Duration::from_secs(10);
+/// Between two failovers that begin by themselves, however short the cooldown, if the first came to nothing.
+const BREATHER: Duration = Duration::from_secs(5);
 /// So often is a server asked in vain before it is given up.
 pub(super) const PATIENCE: u32 = 3;
 
@@ -83,16 +85,21 @@ impl Cluster {
         if !as_meant && run.step_failed.is_none() {
             run.step_failed.clone_from(&run.because);
         }
+        self.note_left_stopped(&run, now);
         super::telling::step_done(&self.config.name, &run, now, actions);
         let ending = super::telling::ending(&self.config, &mut run, outcome, now, actions);
         let automatic = matches!(run.op.trigger, Trigger::Verdict);
         if run.op.kind == Kind::Failover && !run.op.dry_run && (automatic || outcome == Outcome::Done) {
             self.cooldown_until = Some(now + self.config.cooldown);
         }
-        if outcome == Outcome::Failed && !run.op.promotion_began {
-            // It was fenced all the while: what was proven then still is.
-            let acknowledgers = run.op.acknowledgers.clone();
-            self.proof = run.op.acknowledged_by.map(|wait_count| Proof { wait_count, acknowledgers });
+        if outcome != Outcome::Done && automatic && !run.op.dry_run {
+            // Whatever keeps it from coming to its end, a hook say, is not asked ten times a second.
+            let soon = now + BREATHER;
+            self.cooldown_until = self.cooldown_until.max(Some(soon));
+        }
+        if let (Outcome::Failed, false, Some(wait_count)) = (outcome, run.op.promotion_began, run.op.acknowledged_by) {
+            // It was fenced ever since that was proven, so it still is.
+            self.proof = Some(Proof { wait_count, acknowledgers: run.op.acknowledgers.clone() });
         }
         self.spared = None;
         if let Some(mode) = self.mode_after.take() {

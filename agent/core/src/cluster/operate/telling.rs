@@ -92,9 +92,10 @@ pub(super) fn task(
     let took = now.since(pending.since);
     let what = pending.task.word();
     let server = pending.task.server().map(|server| server.to_string()).unwrap_or_default();
+    let whose = format!("{what} {server}").trim_end().to_owned();
     let (state, message) = match result {
-        Ok(_) => ("done", format!("{what} {server}: done in {} ms", took.as_millis())),
-        Err(error) => ("failed", format!("{what} {server}: {}", error.message)),
+        Ok(_) => ("done", format!("{whose}: done in {} ms", took.as_millis())),
+        Err(error) => ("failed", format!("{whose}: {}", error.message)),
     };
     let data = vec![
         ("task", what.to_owned()),

@@ -92,8 +92,8 @@ rejoin old          | fence, db1                 |                              
 rejoin candidate    | fence, db1                 |                                                | done → db2, db1 cast out
 clear old           | fence, db1                 |                                                | done → db2, db1 cast out
 lease lapsed        | fence, lapsed              |                                                | done → db2, db1 cast out
-restarted before    | fence stuck, db1           |                                                | done → db2, db1 cast out
-restarted after     | fence stuck, db1           |                                                | done → db2, db1 cast out
+restarted before    | fence stuck, db1           |                                                | stuck at disarm → fence
+restarted after     | fence stuck, db1           |                                                | stuck at disarm → fence
 restarted, no lock  | fence stuck, db1           |                                                | failed → fence, barred
 restarted, too late | failed, db1                | examine: 2345                                  | failed → db3
 an hour later       | fence stuck, db1           |                                                | done → db2, db1 cast out

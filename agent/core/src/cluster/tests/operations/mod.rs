@@ -4,6 +4,7 @@
 
 mod aborting;
 mod bench;
+mod ending;
 mod events;
 mod failover;
 mod overtaken;
