@@ -1,0 +1,199 @@
+//! Makes a flow of a SYN: asks the listener's mapping where it leads, finds a source port that is free, and enters both
+//! directions into the table. The other direction's entry comes first: that it was not there *is* the port's being free.
+
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::programs::TcContext;
+use shunt_ebpf_common::counter::Counter;
+use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple, state};
+use shunt_ebpf_common::mapping::{MAX_CHOICES, Pair, Way, kind, source};
+use shunt_ebpf_common::tcp::Segment;
+
+use crate::ingress::{DROP, NEXT};
+use crate::live::{generation_of, now, until};
+use crate::maps::{CONTROL, FLOWS, LISTENERS, MAPPINGS, PAIRS, SCRATCH, committed, count};
+use crate::{carry, reset, route};
+
+/// Ports that are tried before a flow is turned away: with nine tenths of them taken, one in five would be.
+const TRIES: u32 = 16;
+
+const EEXIST: i32 = -17;
+
+/// A packet of no flow.
+#[inline(never)]
+pub fn open(ctx: &TcContext, tuple: &Tuple, segment: &Segment) -> i32 {
+    let listener = Endpoint { address: tuple.target, port: tuple.target_port, zero: 0 };
+    // SAFETY: the value is copied at once; a slot that was just given away is asked itself.
+    let Some(&slot) = (unsafe { LISTENERS.get(&listener) }) else { return NEXT };
+    let Some(way) = way_of(slot) else { return NEXT };
+    // SAFETY: an element of an array lives as long as the map.
+    match unsafe { (*way).kind } {
+        kind::ABSENT => NEXT,
+        // Of a connection that nobody knows here: a backend would not know it either.
+        _ if !segment.opens() => reset::answer(ctx, segment),
+        kind::LEADS => match entered(ctx, tuple, slot, way) {
+            Ok(flow) => {
+                count(Counter::Opened);
+                // SAFETY: as in ingress.rs.
+                carry::carry(ctx, unsafe { &mut *flow }, segment, now())
+            }
+            Err(counter) => {
+                count(counter);
+                reset::answer(ctx, segment)
+            }
+        },
+        kind::HOLDS => {
+            count(Counter::Held);
+            DROP
+        }
+        _ => {
+            count(Counter::Refused);
+            reset::answer(ctx, segment)
+        }
+    }
+}
+
+/// What kind of way that mapping is in force with.
+#[inline(always)]
+pub fn kind_of(slot: u32) -> u32 {
+    // SAFETY: an element of an array lives as long as the map.
+    way_of(slot).map_or(kind::ABSENT, |way| unsafe { (*way).kind })
+}
+
+#[inline(always)]
+fn way_of(slot: u32) -> Option<*const Way> {
+    let mapping = MAPPINGS.get_ptr(slot)?;
+    // SAFETY: an element of an array lives as long as the map; volatile, because the agent writes meanwhile.
+    let transaction = unsafe { (&raw const (*mapping).transaction).read_volatile() };
+    // SAFETY: likewise.
+    Some(unsafe { if transaction <= committed() { &raw const (*mapping).new } else { &raw const (*mapping).old } })
+}
+
+/// Enters a new flow; its client's direction.
+#[inline(always)]
+fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result<*mut Flow, Counter> {
+    // SAFETY: all of these are elements of arrays, which live as long as their maps.
+    let (pair, at) = unsafe { drawn(way) }.ok_or(Counter::Refused)?;
+    let now = now();
+    // SAFETY: likewise.
+    let (generation, live_until, backend) = unsafe { (generation_of(pair), until(pair), (*pair).backend) };
+    if now >= live_until {
+        return Err(Counter::Refused);
+    }
+    let mut rewritten = Tuple {
+        source: tuple.source,
+        target: backend.address,
+        source_port: tuple.source_port,
+        target_port: backend.port,
+        zero: 0,
+    };
+    // SAFETY: likewise.
+    let masquerades = unsafe { (*way).source } == source::MASQUERADE;
+    if masquerades {
+        rewritten.source = route::source(ctx, &rewritten).ok_or(Counter::Unroutable)?;
+    }
+    let flow = SCRATCH.get_ptr_mut(0).ok_or(Counter::Failed)?;
+    // SAFETY: this processor's own element.
+    let flow = unsafe { &mut *flow };
+    // The other direction first: its packets come from the backend, and leave as the listener's.
+    *flow = Flow { pair: at, generation, mapping: slot, opened: now, seen: now, ..Flow::default() };
+    flow.rewritten = tuple.reversed();
+    if masquerades {
+        port_taken(ctx, flow, &mut rewritten)?;
+    } else {
+        taken(flow, &rewritten).map_err(|error| if error == EEXIST { Counter::NoPort } else { Counter::Full })?;
+    }
+    flow.rewritten = rewritten;
+    flow.state = state::FROM_CLIENT;
+    (flow.address_sum, flow.port_sum) = carry::sums(tuple, &rewritten);
+    if let Err(error) = FLOWS.insert(tuple, &*flow, BPF_NOEXIST.into()) {
+        let _ = FLOWS.remove(&rewritten.reversed());
+        if error != EEXIST {
+            return Err(Counter::Full);
+        }
+        // The same SYN came twice, and another processor was faster: its flow is as good.
+    }
+    FLOWS.get_ptr_mut(tuple).ok_or(Counter::Failed)
+}
+
+/// One of the way's backends, by weight: the pair and its slot.
+///
+/// # Safety
+/// `way` lies in [`MAPPINGS`].
+#[inline(always)]
+unsafe fn drawn(way: *const Way) -> Option<(*const Pair, u32)> {
+    let (backends, weight) = unsafe { ((*way).backends as usize, (*way).weight) };
+    if weight == 0 {
+        return None;
+    }
+    // SAFETY: no arguments.
+    let random = if backends == 1 { 0 } else { unsafe { bpf_get_prandom_u32() } };
+    let draw = random % weight;
+    for at in 0..MAX_CHOICES {
+        if at >= backends {
+            return None;
+        }
+        let choice = unsafe { (*way).choices[at] };
+        if draw < choice.upto {
+            return Some((PAIRS.get_ptr(choice.pair)?, choice.pair));
+        }
+    }
+    None
+}
+
+/// Takes a port that no other flow and no socket of the host's own has towards this backend.
+#[inline(always)]
+fn port_taken(ctx: &TcContext, flow: &mut Flow, rewritten: &mut Tuple) -> Result<(), Counter> {
+    let control = CONTROL.get_ptr(0).ok_or(Counter::NoPort)?;
+    // SAFETY: the only element of an array; no arguments.
+    let (control, start) = unsafe { (&*control, bpf_get_prandom_u32() >> 8) };
+    for step in 0..TRIES {
+        let port = control.port(start + step).ok_or(Counter::NoPort)?;
+        rewritten.source_port = port.to_be();
+        if is_the_hosts_own(ctx, rewritten) {
+            continue;
+        }
+        match taken(flow, rewritten) {
+            Ok(()) => return Ok(()),
+            Err(EEXIST) => {}
+            Err(_) => return Err(Counter::Full),
+        }
+    }
+    Err(Counter::NoPort)
+}
+
+/// Enters the backend's direction of a flow whose packets are to leave like that.
+#[inline(always)]
+fn taken(flow: &mut Flow, rewritten: &Tuple) -> Result<(), i32> {
+    let key = rewritten.reversed();
+    let to = flow.rewritten;
+    (flow.address_sum, flow.port_sum) = carry::sums(&key, &to);
+    FLOWS.insert(key, &*flow, BPF_NOEXIST.into())
+}
+
+/// Whether the backend's answers would belong to a connection of the host itself, as its probes are.
+#[inline(always)]
+fn is_the_hosts_own(ctx: &TcContext, rewritten: &Tuple) -> bool {
+    // SAFETY: plain data, of which all zeros is a value.
+    let mut question: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let v4 = &raw mut question.__bindgen_anon_1.ipv4;
+    // SAFETY: within `question`; the address as the backend's packet would have it.
+    unsafe {
+        (*v4).saddr = rewritten.target.raw_v4();
+        (*v4).daddr = rewritten.source.raw_v4();
+        (*v4).sport = rewritten.target_port;
+        (*v4).dport = rewritten.source_port;
+    }
+    let size = size_of_val(&unsafe { question.__bindgen_anon_1.ipv4 }) as u32;
+    // SAFETY: both live, and the size is that of the family's member.
+    let socket = unsafe {
+        bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &raw mut question, size, BPF_F_CURRENT_NETNS as u64, 0)
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: the lookup has taken a reference.
+    unsafe { bpf_sk_release(socket.cast()) };
+    true
+}
+
