@@ -1,0 +1,144 @@
+//! The programs: loaded once, attached to interfaces, and exchanged for newer ones without a packet in between.
+
+use std::fs;
+use std::io;
+
+use aya::maps::{Array, Map, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+use shunt_ebpf_common::ABI;
+use shunt_ebpf_common::control::Control;
+
+use crate::tables::Tables;
+use crate::{Error, Pins};
+
+/// Built by build.rs.
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
+
+const INGRESS: &str = "shunt_ingress";
+
+/// How much the maps hold. Adopted maps keep the size that they were made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub flows: u32,
+    pub mappings: u32,
+    pub pairs: u32,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { flows: 1_000_000, mappings: 16_384, pairs: 65_536 }
+    }
+}
+
+/// The loaded programs. Dropping it detaches nothing: what is pinned stays.
+pub struct Object {
+    ebpf: Ebpf,
+    pins: Pins,
+}
+
+impl Object {
+    /// Loads the programs onto the maps that are pinned there, or onto new ones, and lets every interface that has a link
+    /// run them from now on.
+    pub fn load(pins: Pins, size: Size) -> Result<Self, Error> {
+        refuse_other_abi(&pins)?;
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("FLOWS", size.flows.saturating_mul(2));
+        loader.map_max_entries("LISTENERS", size.mappings);
+        loader.map_max_entries("MAPPINGS", size.mappings);
+        loader.map_max_entries("PAIRS", size.pairs);
+        for name in ["FLOWS", "LISTENERS", "MAPPINGS", "PAIRS", "CONTROL", "COUNTERS"] {
+            // A map that is pinned there already is taken; otherwise it is made and pinned.
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let ebpf = loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))?;
+        let mut object = Self { ebpf, pins };
+        object.program()?.load().map_err(|error| Error::program(format!("load {INGRESS}"), error))?;
+        for interface in object.pins.linked()? {
+            object.exchange(interface)?;
+        }
+        Ok(object)
+    }
+
+    /// The maps, for reading and changing what they hold. Can be had once.
+    pub fn tables(&mut self) -> Result<Tables, Error> {
+        Tables::of(&mut self.ebpf)
+    }
+
+    /// Attaches to an interface of the calling thread's network namespace, after the programs that are there; nothing,
+    /// if that is already so.
+    pub fn attach(&mut self, interface: &str) -> Result<(), Error> {
+        let what = format!("attach {INGRESS} to {interface}");
+        let number = nix::net::if_::if_nametoindex(interface).map_err(|error| Error::kernel(&what, error))?;
+        let path = self.pins.link(number);
+        if path.exists() {
+            return Ok(());
+        }
+        let program = self.program()?;
+        // By TCX and by nothing else: a link is what can be pinned, and what ends when it is removed.
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let failed = |error| Error::program(&what, error);
+        let id = program.attach_with_options(interface, TcAttachType::Ingress, options).map_err(failed)?;
+        let link: FdLink = program
+            .take_link(id)
+            .map_err(failed)?
+            .try_into()
+            .map_err(|error: aya::programs::links::LinkError| Error::kernel(&what, io::Error::other(error)))?;
+        link.pin(&path).map(drop).map_err(|error| Error::kernel(&what, io::Error::other(error)))
+    }
+
+    /// The program, to be tried on packets.
+    pub fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
+        let program = self.ebpf.program_mut(INGRESS).ok_or(Error::Missing(INGRESS))?;
+        program.try_into().map_err(|error| Error::program(format!("take {INGRESS} for a tc program"), error))
+    }
+
+    /// Puts the new program in the place of the one that a link has.
+    fn exchange(&mut self, interface: u32) -> Result<(), Error> {
+        let path = self.pins.link(interface);
+        let what = format!("exchange the program of {}", path.display());
+        let broken = |error| Error::kernel(&what, io::Error::other(error));
+        let link: FdLink = PinnedLink::from_pin(&path).map_err(broken)?.into();
+        let link = SchedClassifierLink::try_from(link).map_err(broken)?;
+        let program = self.program()?;
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                // Taken back, or it would be closed with the program; pinned it is already.
+                program.take_link(id).map(drop).map_err(|error| Error::program(&what, error))
+            }
+            Err(error) if is_gone(&error) => fs::remove_file(&path).map_err(|error| Error::kernel(&what, error)),
+            Err(error) => Err(Error::program(&what, error)),
+        }
+    }
+}
+
+/// The interface is gone, and its link an empty shell.
+fn is_gone(error: &aya::programs::ProgramError) -> bool {
+    use aya::programs::ProgramError;
+    let ProgramError::SyscallError(call) = error else { return false };
+    matches!(call.io_error.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV))
+}
+
+/// Maps of another layout are not touched: what is written there by other rules would be read as flows.
+fn refuse_other_abi(pins: &Pins) -> Result<(), Error> {
+    let path = pins.map("CONTROL");
+    if !path.exists() {
+        return Ok(());
+    }
+    let what = format!("read {}", path.display());
+    let data = MapData::from_pin(&path).map_err(|error| Error::map(&what, error))?;
+    // Of any size: only the first word is promised to be there.
+    let size = data.info().map_err(|error| Error::map(&what, error))?.value_size() as usize;
+    if size == size_of::<Control>() {
+        let control = Array::<_, Control>::try_from(Map::Array(data)).map_err(|error| Error::map(&what, error))?;
+        let found = control.get(&0, 0).map_err(|error| Error::map(&what, error))?.abi;
+        // 0: made, and its maker died before it wrote anything.
+        if found == ABI || found == 0 {
+            return Ok(());
+        }
+        return Err(Error::Abi { path: pins.path().to_path_buf(), found, ours: ABI });
+    }
+    Err(Error::Abi { path: pins.path().to_path_buf(), found: 0, ours: ABI })
+}

@@ -1,0 +1,153 @@
+//! What the maps hold, typed, and transactions on it.
+
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use shunt_ebpf_common::ABI;
+use shunt_ebpf_common::control::{Control, Ports};
+use shunt_ebpf_common::counter::Counter;
+use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple};
+use shunt_ebpf_common::mapping::{Mapping, Pair, Versioned, Way};
+
+use crate::Error;
+use crate::shared::Shared;
+
+/// The address of a field, without a reference to what others read meanwhile.
+macro_rules! field {
+    ($record:ident.$field:ident) => {
+        // SAFETY: callers lend a pointer to an element that is mapped.
+        unsafe { &raw mut (*$record).$field }
+    };
+}
+pub struct Tables {
+    control: Shared<Control>,
+    mappings: Shared<Mapping>,
+    pairs: Shared<Pair>,
+    listeners: HashMap<MapData, Endpoint, u32>,
+    flows: HashMap<MapData, Tuple, Flow>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Tables {
+    pub(crate) fn of(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let mut tables = Self {
+            control: shared(ebpf, "CONTROL")?,
+            mappings: shared(ebpf, "MAPPINGS")?,
+            pairs: shared(ebpf, "PAIRS")?,
+            listeners: typed(ebpf, "LISTENERS")?,
+            flows: typed(ebpf, "FLOWS")?,
+            counters: typed(ebpf, "COUNTERS")?,
+        };
+        tables.recover();
+        tables.control.put_field(0, |control| field!(control.abi), ABI);
+        Ok(tables)
+    }
+
+    /// The version that is written there.
+    pub fn abi(&self) -> u32 {
+        self.control.get(0).abi
+    }
+
+    /// The number of the last transaction.
+    pub fn committed(&self) -> u64 {
+        self.control.get(0).committed
+    }
+
+    /// The ports that flows may take at the proxy's own addresses.
+    pub fn set_ports(&mut self, ports: [Ports; 2]) {
+        self.control.put_field(0, |control| field!(control.ports), ports);
+    }
+
+    /// Begins a change. Nothing of it counts before it is committed.
+    pub fn begin(&mut self) -> Transaction<'_> {
+        let committed = self.committed();
+        Transaction { tables: self, committed, done: false }
+    }
+
+    /// Calls `each` with both directions of every flow. What comes and goes meanwhile may be told or not.
+    pub fn flows(&self) -> impl Iterator<Item = Result<(Tuple, Flow), Error>> + '_ {
+        self.flows.iter().map(|entry| entry.map_err(|error| Error::map("read the flows", error)))
+    }
+
+    /// A counter's sum over all processors.
+    pub fn count(&self, counter: Counter) -> Result<u64, Error> {
+        let each = self.counters.get(&(counter as u32), 0).map_err(|error| Error::map("read the counters", error))?;
+        Ok(each.iter().sum())
+    }
+
+    /// Undoes what an agent that died had staged.
+    fn recover(&mut self) {
+        let committed = self.committed();
+        for slot in 0..self.mappings.len() {
+            self.mappings.unstage(slot, |mapping| mapping, committed);
+        }
+        for slot in 0..self.pairs.len() {
+            self.pairs.unstage(slot, |pair| field!(pair.live_until), committed);
+        }
+    }
+}
+
+/// A change of any number of mappings, which every packet sees whole or not at all.
+#[must_use = "nothing of it counts until it is committed"]
+pub struct Transaction<'a> {
+    tables: &'a mut Tables,
+    committed: u64,
+    done: bool,
+}
+
+impl Transaction<'_> {
+    /// Gives a slot to another pair, dead until it is said to live: whatever flows its former one had are over. Not part
+    /// of the transaction, so the slot must not be in use.
+    pub fn assign(&mut self, slot: u32, backend: Endpoint) {
+        let generation = self.tables.pairs.get(slot).generation.wrapping_add(1);
+        let live_until = Versioned { transaction: 0, new: 0, old: 0 };
+        self.tables.pairs.put(slot, Pair { live_until, generation, backend });
+    }
+
+    /// Lets a pair live until then.
+    pub fn live(&mut self, slot: u32, until: u64) {
+        self.tables.pairs.stage(slot, |pair| field!(pair.live_until), self.committed, until);
+    }
+
+    /// Says where a mapping leads.
+    pub fn lead(&mut self, slot: u32, way: Way) {
+        self.tables.mappings.stage(slot, |mapping| mapping, self.committed, way);
+    }
+
+    /// Gives a listener its mapping, which must be absent: only with a way does it exist.
+    pub fn listen(&mut self, listener: Endpoint, slot: u32) -> Result<(), Error> {
+        let what = || format!("enter the listener {}", crate::socket_address(&listener));
+        self.tables.listeners.insert(listener, slot, 0).map_err(|error| Error::map(what(), error))
+    }
+
+    /// Puts all of it into force, in one store.
+    pub fn commit(mut self) {
+        self.done = true;
+        let next = self.committed + 1;
+        self.tables.control.put_field(0, |control| field!(control.committed), next);
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.tables.recover();
+        }
+    }
+}
+
+fn shared<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Shared<T>, Error> {
+    let Some(Map::Array(array)) = ebpf.take_map(name) else { return Err(Error::Missing(name)) };
+    let info = array.info().map_err(|error| Error::map(format!("look at {name}"), error))?;
+    if info.value_size() as usize != size_of::<T>() {
+        return Err(Error::Missing(name));
+    }
+    Shared::map(array.fd(), info.max_entries()).map_err(|error| Error::kernel(format!("map {name}"), error))
+}
+
+fn typed<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    M::try_from(map).map_err(|error| Error::map(format!("take {name} for what it should be"), error))
+}
