@@ -18,8 +18,7 @@ impl Pins {
     pub fn at(path: &Path) -> Result<Self, Error> {
         let pins = Self(path.to_path_buf());
         for folder in [pins.maps(), pins.links()] {
-            fs::create_dir_all(&folder)
-                .map_err(|error| Error::kernel(format!("make {}", folder.display()), error))?;
+            fs::create_dir_all(&folder).map_err(|error| Error::kernel(format!("make {}", folder.display()), error))?;
         }
         let kind = nix::sys::statfs::statfs(path)
             .map_err(|error| Error::kernel(format!("look at {}", path.display()), error))?;

@@ -97,10 +97,8 @@ proptest! {
 
 #[test]
 fn every_port_of_both_ranges_is_reached() {
-    let control = Control {
-        ports: [Ports { first: 1024, number: 3 }, Ports { first: 61_000, number: 2 }],
-        ..Control::default()
-    };
+    let control =
+        Control { ports: [Ports { first: 1024, number: 3 }, Ports { first: 61_000, number: 2 }], ..Control::default() };
     let ports: Vec<_> = (0..6).map(|number| control.port(number).unwrap()).collect();
     assert_eq!(ports, [1024, 1025, 1026, 61_000, 61_001, 1024]);
 }

@@ -113,12 +113,8 @@ fn rewrite(ctx: &TcContext, flow: &Flow, way: &Way) -> Result<(), Counter> {
 /// Of a rewriting: of the addresses, and of the ports.
 #[inline(always)]
 pub fn sums(from: &Tuple, to: &Tuple) -> (u32, u32) {
-    let addresses = difference(
-        &[from.source.raw_v4(), from.target.raw_v4()],
-        &[to.source.raw_v4(), to.target.raw_v4()],
-    );
-    let ports = |tuple: &Tuple| {
-        [u32::from(tuple.source_port), u32::from(tuple.target_port)]
-    };
+    let addresses =
+        difference(&[from.source.raw_v4(), from.target.raw_v4()], &[to.source.raw_v4(), to.target.raw_v4()]);
+    let ports = |tuple: &Tuple| [u32::from(tuple.source_port), u32::from(tuple.target_port)];
     (addresses, difference(&ports(from), &ports(to)))
 }

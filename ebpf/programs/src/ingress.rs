@@ -8,6 +8,7 @@ use shunt_ebpf_common::mapping::kind;
 
 use crate::live::{is_live, now};
 use crate::maps::{FLOWS, LISTENERS, count};
+use crate::open::Answer;
 use crate::packet::{FRAGMENTED, Headers, LATER, gathered};
 use crate::{carry, open, reset};
 
@@ -46,23 +47,29 @@ pub fn ingress(ctx: &TcContext) -> i32 {
     let Some(segment) = head.segment() else {
         return dropped_if_ours(&tuple, Counter::Truncated);
     };
+    let now = now();
     if let Some(flow) = FLOWS.get_ptr_mut(&tuple) {
-        // SAFETY: an entry that is deleted meanwhile is not given away before this processor is done with it… but its
-        // contents may be another flow's: see the README on what that can do.
+        // SAFETY: an entry that is deleted meanwhile stays memory of the map; what that can do is in the README.
         let flow = unsafe { &mut *flow };
-        let now = now();
         let live = is_live(flow.pair, flow.generation, now);
-        let reused = segment.opens()
-            && flow.state & state::FROM_CLIENT != 0
-            && (!live || flow.state & state::CLOSED != 0);
-        if !reused {
+        let over = !live || flow.state & state::CLOSED != 0;
+        if !(over && segment.opens() && flow.state & state::FROM_CLIENT != 0) {
             return if live { carry::carry(ctx, flow, &segment, now) } else { reset::answer(ctx, &segment) };
         }
         // The client begins anew with the port of a connection that is over.
         let _ = FLOWS.remove(&flow.rewritten.reversed());
         let _ = FLOWS.remove(&tuple);
     }
-    open::open(ctx, &tuple, &segment)
+    match open::open(ctx, &tuple, segment.opens()) {
+        Answer::Pass => NEXT,
+        Answer::Drop => DROP,
+        Answer::Reset => reset::answer(ctx, &segment),
+        Answer::Carry => match FLOWS.get_ptr_mut(&tuple) {
+            // SAFETY: as above.
+            Some(flow) => carry::carry(ctx, unsafe { &mut *flow }, &segment, now),
+            None => DROP,
+        },
+    }
 }
 
 /// Where the ports are depends on the options, so they are read where they lie; such a packet is not carried.

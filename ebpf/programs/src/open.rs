@@ -7,48 +7,55 @@ use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple, state};
 use shunt_ebpf_common::mapping::{MAX_CHOICES, Pair, Way, kind, source};
-use shunt_ebpf_common::tcp::Segment;
 
-use crate::ingress::{DROP, NEXT};
 use crate::live::{generation_of, now, until};
 use crate::maps::{CONTROL, FLOWS, LISTENERS, MAPPINGS, PAIRS, SCRATCH, committed, count};
-use crate::{carry, reset, route};
+use crate::{carry, route};
 
 /// Ports that are tried before a flow is turned away: with nine tenths of them taken, one in five would be.
 const TRIES: u32 = 16;
 
 const EEXIST: i32 = -17;
 
+/// What is to be done with a packet of no flow. It is done by the caller: a program's calls share 512 bytes of stack.
+pub enum Answer {
+    /// It is for no listener.
+    Pass,
+    /// It has a flow now.
+    Carry,
+    Drop,
+    Reset,
+}
+
 /// A packet of no flow.
 #[inline(never)]
-pub fn open(ctx: &TcContext, tuple: &Tuple, segment: &Segment) -> i32 {
+pub fn open(ctx: &TcContext, tuple: &Tuple, opens: bool) -> Answer {
     let listener = Endpoint { address: tuple.target, port: tuple.target_port, zero: 0 };
     // SAFETY: the value is copied at once; a slot that was just given away is asked itself.
-    let Some(&slot) = (unsafe { LISTENERS.get(&listener) }) else { return NEXT };
-    let Some(way) = way_of(slot) else { return NEXT };
+    let Some(&slot) = (unsafe { LISTENERS.get(&listener) }) else { return Answer::Pass };
+    let Some(way) = way_of(slot) else { return Answer::Pass };
     // SAFETY: an element of an array lives as long as the map.
     match unsafe { (*way).kind } {
-        kind::ABSENT => NEXT,
+        kind::ABSENT => Answer::Pass,
         // Of a connection that nobody knows here: a backend would not know it either.
-        _ if !segment.opens() => reset::answer(ctx, segment),
+        _ if !opens => Answer::Reset,
         kind::LEADS => match entered(ctx, tuple, slot, way) {
-            Ok(flow) => {
+            Ok(()) => {
                 count(Counter::Opened);
-                // SAFETY: as in ingress.rs.
-                carry::carry(ctx, unsafe { &mut *flow }, segment, now())
+                Answer::Carry
             }
             Err(counter) => {
                 count(counter);
-                reset::answer(ctx, segment)
+                Answer::Reset
             }
         },
         kind::HOLDS => {
             count(Counter::Held);
-            DROP
+            Answer::Drop
         }
         _ => {
             count(Counter::Refused);
-            reset::answer(ctx, segment)
+            Answer::Reset
         }
     }
 }
@@ -69,9 +76,9 @@ fn way_of(slot: u32) -> Option<*const Way> {
     Some(unsafe { if transaction <= committed() { &raw const (*mapping).new } else { &raw const (*mapping).old } })
 }
 
-/// Enters a new flow; its client's direction.
+/// Enters a new flow.
 #[inline(always)]
-fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result<*mut Flow, Counter> {
+fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result<(), Counter> {
     // SAFETY: all of these are elements of arrays, which live as long as their maps.
     let (pair, at) = unsafe { drawn(way) }.ok_or(Counter::Refused)?;
     let now = now();
@@ -113,7 +120,7 @@ fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result
         }
         // The same SYN came twice, and another processor was faster: its flow is as good.
     }
-    FLOWS.get_ptr_mut(tuple).ok_or(Counter::Failed)
+    Ok(())
 }
 
 /// One of the way's backends, by weight: the pair and its slot.
@@ -186,9 +193,8 @@ fn is_the_hosts_own(ctx: &TcContext, rewritten: &Tuple) -> bool {
     }
     let size = size_of_val(&unsafe { question.__bindgen_anon_1.ipv4 }) as u32;
     // SAFETY: both live, and the size is that of the family's member.
-    let socket = unsafe {
-        bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &raw mut question, size, BPF_F_CURRENT_NETNS as u64, 0)
-    };
+    let socket =
+        unsafe { bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &raw mut question, size, BPF_F_CURRENT_NETNS as u64, 0) };
     if socket.is_null() {
         return false;
     }
@@ -196,4 +202,3 @@ fn is_the_hosts_own(ctx: &TcContext, rewritten: &Tuple) -> bool {
     unsafe { bpf_sk_release(socket.cast()) };
     true
 }
-

@@ -46,9 +46,8 @@ impl Wanted {
 
 /// The LLVM of the first compiler that a linker can be built for.
 fn usable_llvm() -> Option<u32> {
-    let can = |llvm: &u32| {
-        LLVMS.contains(llvm) && (llvm_config(*llvm).is_some() || apt::has_candidate(&llvm_package(*llvm)))
-    };
+    let can =
+        |llvm: &u32| LLVMS.contains(llvm) && (llvm_config(*llvm).is_some() || apt::has_candidate(&llvm_package(*llvm)));
     Compiler::all().iter().map(|compiler| compiler.llvm).find(can)
 }
 

@@ -1,0 +1,155 @@
+//! Connections through the programs, from a client's socket to a server's.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use shunt_ebpf::common::counter::Counter;
+use shunt_ebpf::common::flow::state;
+use shunt_ebpf::common::mapping::kind;
+use shunt_tests::star::{CLIENT, Ip, PATIENCE};
+use shunt_tests::{Star, eventually};
+
+use crate::lab::{LISTENER, Lab, PAIRS, fence, on_the_proxy};
+
+fn mapped(mut lab: Lab<'_>, work: impl FnOnce(&mut Lab<'_>, &Star) -> Result<()>) -> Result<()> {
+    lab.attach()?;
+    lab.lead(0)?;
+    let star = lab.star;
+    let done = work(&mut lab, star);
+    done.with_context(|| lab.counts())
+}
+
+#[test]
+fn a_connection_reaches_the_backend_and_comes_from_the_proxy() -> Result<()> {
+    on_the_proxy("carrying::a_connection_reaches_the_backend", |lab| {
+        mapped(lab, |lab, star| {
+            let call = star.dial(CLIENT, lab.listener())?;
+            call.echo()?;
+            assert_eq!(call.server, "db1");
+            assert_eq!(call.seen_as.ip(), Ip::V4.address(2, 1));
+            ensure!(!(32_768..=60_999).contains(&call.seen_as.port()), "{} is the host's own", call.seen_as);
+            let flows = lab.flows()?;
+            assert_eq!(flows.len(), 2);
+            let (key, flow) = flows.iter().find(|(_, f)| f.state & state::FROM_CLIENT != 0).context("no client's")?;
+            let (other, answer) =
+                flows.iter().find(|(_, f)| f.state & state::FROM_CLIENT == 0).context("no server's")?;
+            assert_eq!((*other, answer.rewritten), (flow.rewritten.reversed(), key.reversed()));
+            assert_eq!(lab.count(Counter::Opened), 1);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn megabytes_pass_in_both_directions() -> Result<()> {
+    on_the_proxy("carrying::megabytes_pass", |lab| {
+        mapped(lab, |lab, star| {
+            let call = star.dial(CLIENT, lab.listener())?;
+            let line = [vec![b'x'; 999], vec![b'\n']].concat();
+            let text = line.repeat(4000);
+            let (mut reader, mut writer) = (call.stream.try_clone()?, &call.stream);
+            let (expected, length) = (text.clone(), text.len());
+            let back = std::thread::spawn(move || {
+                let mut got = vec![0; length];
+                reader.read_exact(&mut got).map(|()| got == expected)
+            });
+            writer.write_all(&text)?;
+            ensure!(matches!(back.join(), Ok(Ok(true))), "the echo is not what was sent");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn when_the_pair_is_live_no_more_both_ends_are_reset_and_the_next_connection_goes_elsewhere() -> Result<()> {
+    on_the_proxy("carrying::when_the_pair_is_live_no_more", |lab| {
+        mapped(lab, |lab, star| {
+            let (busy, idle) = (star.dial(CLIENT, lab.listener())?, star.dial(CLIENT, lab.listener())?);
+            lab.lead(1)?;
+            // The client speaks, and is answered for.
+            ensure!(busy.is_reset(), "the client was not reset");
+            // The old server speaks to a client that is silent.
+            star.server(0).say(idle.seen_as, "hello")?;
+            eventually("the old server's end", PATIENCE, || Ok(star.server(0).end_of(idle.seen_as)))?;
+            let call = star.dial(CLIENT, lab.listener())?;
+            assert_eq!(call.server, "db2");
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn an_expired_lease_ends_the_flow() -> Result<()> {
+    on_the_proxy("carrying::an_expired_lease", |lab| {
+        mapped(lab, |lab, star| {
+            let call = star.dial(CLIENT, lab.listener())?;
+            let mut change = lab.tables.begin();
+            // One nanosecond after the boot is over.
+            change.live(PAIRS[0], 1);
+            change.commit();
+            ensure!(call.is_reset(), "the client was not reset");
+            let refused = star.dial(CLIENT, lab.listener()).map(drop).map_err(|error| error.kind());
+            assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_fence_refuses_at_once_or_does_not_answer() -> Result<()> {
+    on_the_proxy("carrying::a_fence_refuses", |lab| {
+        mapped(lab, |lab, star| {
+            let kinds = [(kind::REFUSES, ErrorKind::ConnectionRefused), (kind::HOLDS, ErrorKind::TimedOut)];
+            for (kind, expected) in kinds {
+                let mut change = lab.tables.begin();
+                change.lead(LISTENER, fence(kind));
+                change.live(PAIRS[0], 0);
+                change.commit();
+                let limit = Duration::from_secs(2);
+                let found = star.dial_for(CLIENT, lab.listener(), limit).map(drop).map_err(|error| error.kind());
+                assert_eq!(found, Err(expected));
+            }
+            assert_eq!(star.server(0).accepted(), 0);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn the_proxys_own_connections_to_the_backend_are_left_alone() -> Result<()> {
+    on_the_proxy("carrying::the_proxys_own", |lab| {
+        mapped(lab, |lab, star| {
+            let own = star.dial("proxy", Ip::V4.db(0))?;
+            let calls: Vec<_> = (0..50).map(|_| star.dial(CLIENT, lab.listener())).collect::<Result<_, _>>()?;
+            own.echo()?;
+            for call in &calls {
+                call.echo()?;
+            }
+            assert_eq!(lab.flows()?.len(), 100);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_full_table_turns_new_connections_away_and_keeps_the_old() -> Result<()> {
+    on_the_proxy("carrying::a_full_table", |lab| {
+        mapped(lab, |lab, star| {
+            let mut calls = Vec::new();
+            let refused = loop {
+                match star.dial(CLIENT, lab.listener()) {
+                    Ok(call) => calls.push(call),
+                    Err(error) => break error.kind(),
+                }
+                ensure!(calls.len() < 1100, "a thousand flows were to fit");
+            };
+            assert_eq!(refused, ErrorKind::ConnectionRefused);
+            ensure!(lab.count(Counter::Full) > 0);
+            for call in &calls {
+                call.echo()?;
+            }
+            Ok(())
+        })
+    })
+}

@@ -1,0 +1,6 @@
+//! The programs in a real kernel: loaded, attached between namespaces, and run on packets made by hand. Needs root.
+
+mod carrying;
+mod lab;
+mod loading;
+mod packets;
