@@ -34,6 +34,8 @@ pub enum Error {
     Abi { path: PathBuf, found: u32, ours: u32 },
     #[error("{path} is not in a bpf file system (mount -t bpf bpf /sys/fs/bpf)")]
     NoBpffs { path: PathBuf },
+    #[error("this kernel is older than {oldest}")]
+    OldKernel { oldest: &'static str },
     #[error("the object has no {0}")]
     Missing(&'static str),
 }

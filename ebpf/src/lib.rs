@@ -12,7 +12,7 @@ mod tables;
 
 pub use address::{endpoint, socket_address};
 pub use error::Error;
-pub use object::{Object, Size};
+pub use object::{Object, Size, try_out};
 pub use pins::Pins;
 pub use tables::{Tables, Transaction};
 

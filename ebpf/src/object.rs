@@ -7,6 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use shunt_ebpf_common::ABI;
 use shunt_ebpf_common::control::Control;
@@ -31,6 +32,27 @@ impl Default for Size {
     fn default() -> Self {
         Self { flows: 1_000_000, mappings: 16_384, pairs: 65_536 }
     }
+}
+
+/// Loads the programs and lets them go again, attached to nothing: does this kernel take them? The number of instructions
+/// that its verifier looked at, of a million that it would.
+pub fn try_out() -> Result<u32, Error> {
+    // `bpf_fib_lookup` chooses a source address from Linux 6.7 on, and loading would not tell.
+    let oldest = KernelVersion::new(6, 7, 0);
+    if KernelVersion::current().is_ok_and(|current| current < oldest) {
+        return Err(Error::OldKernel { oldest: "6.7" });
+    }
+    let mut loader = EbpfLoader::new();
+    let mut ebpf = loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))?;
+    let program = ingress(&mut ebpf)?;
+    let failed = |error| Error::program(format!("load {INGRESS}"), error);
+    program.load().map_err(failed)?;
+    Ok(program.info().map_err(failed)?.verified_instruction_count().unwrap_or_default())
+}
+
+fn ingress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(INGRESS).ok_or(Error::Missing(INGRESS))?;
+    program.try_into().map_err(|error| Error::program(format!("take {INGRESS} for a tc program"), error))
 }
 
 /// The loaded programs. Dropping it detaches nothing: what is pinned stays.
@@ -91,8 +113,7 @@ impl Object {
 
     /// The program, to be tried on packets.
     pub fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
-        let program = self.ebpf.program_mut(INGRESS).ok_or(Error::Missing(INGRESS))?;
-        program.try_into().map_err(|error| Error::program(format!("take {INGRESS} for a tc program"), error))
+        ingress(&mut self.ebpf)
     }
 
     /// Puts the new program in the place of the one that a link has.
