@@ -65,6 +65,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     check("format", &["fmt", "--all", "--check"]);
+    // A workspace of its own; building `shunt` builds it.
+    check("format of the eBPF programs", &["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"]);
     check("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
     if cargo::has("deny") {
         // Advisories come from a database on the network, which a test must not depend on.

@@ -33,9 +33,21 @@ pub const fn replaced(checksum: u16, difference: u32) -> u16 {
     !fold(add(!checksum as u32, difference))
 }
 
-/// The sum of a TCP pseudo-header, of which this is also what stands in a packet whose checksum the device is to finish.
+/// The sum of a TCP pseudo-header over IPv4, of which this is also what stands in a packet whose checksum the device is to finish.
 /// `length` is that of the segment, in the machine's byte order.
 #[inline(always)]
 pub const fn pseudo(source: u32, target: u32, length: u16) -> u32 {
     add(add(source, target), (6_u16.to_be() as u32) + (length.to_be() as u32))
+}
+
+/// The same over IPv6 (RFC 8200, 8.1).
+#[inline(always)]
+pub fn pseudo_v6(source: &[u32; 4], target: &[u32; 4], length: u16) -> u32 {
+    let mut sum = pseudo(source[0], target[0], length);
+    let mut at = 1;
+    while at < 4 {
+        sum = add(add(sum, source[at]), target[at]);
+        at += 1;
+    }
+    sum
 }

@@ -65,6 +65,7 @@ pub struct Tuple {
 impl Tuple {
     /// As the other end's packets say it.
     #[inline(always)]
+    #[must_use]
     pub const fn reversed(&self) -> Self {
         Self {
             source: self.target,

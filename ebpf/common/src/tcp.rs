@@ -62,5 +62,5 @@ impl Segment {
 /// Whether `a` comes after `b`, the numbers being circular.
 #[inline(always)]
 pub const fn after(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) > 0
+    a.wrapping_sub(b).cast_signed() > 0
 }

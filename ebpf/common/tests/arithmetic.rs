@@ -1,7 +1,7 @@
 //! The arithmetic on packets, against the obvious way of doing the same.
 
 use proptest::prelude::*;
-use shunt_ebpf_common::checksum::{add, difference, fold, pseudo, replaced};
+use shunt_ebpf_common::checksum::{add, difference, fold, pseudo, pseudo_v6, replaced};
 use shunt_ebpf_common::control::{Control, Ports, ports_beside};
 use shunt_ebpf_common::flow::{Address, Tuple};
 use shunt_ebpf_common::tcp::{Reset, Segment, after, flag};
@@ -58,6 +58,15 @@ proptest! {
         bytes.extend([0, 6]);
         bytes.extend(length.to_be_bytes());
         let sum = pseudo(u32::from_ne_bytes(source), u32::from_ne_bytes(target), length);
+        prop_assert!(same(!fold(sum), raw(full(&bytes))));
+    }
+
+    #[test]
+    fn a_pseudo_header_of_ipv6_does_too(source: [u8; 16], target: [u8; 16], length: u16) {
+        let mut bytes = [source, target].concat();
+        bytes.extend(u32::from(length).to_be_bytes());
+        bytes.extend([0, 0, 0, 6]);
+        let sum = pseudo_v6(&words(source), &words(target), length);
         prop_assert!(same(!fold(sum), raw(full(&bytes))));
     }
 

@@ -11,11 +11,12 @@ use shunt_ebpf_common::tcp::{Segment, after, flag};
 
 use crate::ingress::DROP;
 use crate::maps::{FLOWS, count};
-use crate::packet::{Headers, IP_CHECKSUM, TCP_CHECKSUM, halved, headers};
+use crate::packet::{Ip, headers};
 use crate::route::{self, Way};
 
-pub fn carry(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> i32 {
-    match passed_on(ctx, flow, segment, now) {
+#[inline(never)]
+pub fn carry<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> i32 {
+    match passed_on::<I>(ctx, flow, segment, now) {
         Ok(verdict) => verdict,
         Err(counter) => {
             count(counter);
@@ -25,19 +26,20 @@ pub fn carry(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> i
 }
 
 #[inline(always)]
-fn passed_on(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> Result<i32, Counter> {
-    let head = headers(ctx).ok_or(Counter::Failed)?;
+fn passed_on<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> Result<i32, Counter> {
+    let head = headers::<I>(ctx).ok_or(Counter::Failed)?;
     // SAFETY: headers() has compared it with the packet's end.
-    let (ttl, service, length) = unsafe { ((*head).ip.ttl, (*head).ip.service, u16::from_be((*head).ip.length)) };
-    if ttl <= 1 {
+    let ip = unsafe { &(*head).ip };
+    let length = ip.length();
+    if ip.ttl() <= 1 {
         return Err(Counter::Expired);
     }
     // What the stack has put together is cut again on its way out.
     // SAFETY: the context is valid while the program runs.
     let whole = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    let way = route::way(ctx, &flow.rewritten, service, if whole { 0 } else { length })?;
+    let way = route::way(ctx, &flow.rewritten, ip, if whole { 0 } else { length as u16 })?;
     note(flow, segment, now, length);
-    rewrite(ctx, flow, &way)?;
+    rewrite::<I>(ctx, flow, &way)?;
     Ok(match way.frame {
         // SAFETY: plain numbers.
         Some(_) => unsafe { bpf_redirect(way.interface, 0) as i32 },
@@ -51,7 +53,7 @@ fn passed_on(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> R
 
 /// What the packet says about its connection.
 #[inline(always)]
-fn note(flow: &mut Flow, segment: &Segment, now: u64, length: u16) {
+fn note(flow: &mut Flow, segment: &Segment, now: u64, length: u32) {
     flow.seen = now;
     flow.bytes += u64::from(length);
     flow.packets += 1;
@@ -87,20 +89,22 @@ fn ends(flow: &mut Flow, at_once: bool) {
 /// The differences are the flow's, computed once. Sums go by helpers, because only they know whether the device is to
 /// finish the packet's checksum; then it holds the pseudo-header's sum only, and the ports must not be added.
 #[inline(always)]
-fn rewrite(ctx: &TcContext, flow: &Flow, way: &Way) -> Result<(), Counter> {
+fn rewrite<I: Ip>(ctx: &TcContext, flow: &Flow, way: &Way) -> Result<(), Counter> {
     let failed = |_| Counter::Failed;
     // A step less to live. Time to live stands in the upper half of its word in a packet, the protocol in the lower.
     const STEP: u32 = (!0x0100_u16.to_be()) as u32;
-    let pseudo = u64::from(BPF_F_PSEUDO_HDR);
-    ctx.l3_csum_replace(IP_CHECKSUM as usize, 0, add(flow.address_sum, STEP).into(), 0).map_err(failed)?;
-    ctx.l4_csum_replace(TCP_CHECKSUM as usize, 0, flow.address_sum.into(), pseudo).map_err(failed)?;
-    ctx.l4_csum_replace(TCP_CHECKSUM as usize, 0, flow.port_sum.into(), 0).map_err(failed)?;
-    let head: *mut Headers = headers(ctx).ok_or(Counter::Failed)?;
+    if let Some(checksum) = I::CHECKSUM {
+        ctx.l3_csum_replace(checksum as usize, 0, add(flow.address_sum, STEP).into(), 0).map_err(failed)?;
+    }
+    let checksum = I::TCP_CHECKSUM as usize;
+    ctx.l4_csum_replace(checksum, 0, flow.address_sum.into(), BPF_F_PSEUDO_HDR.into()).map_err(failed)?;
+    ctx.l4_csum_replace(checksum, 0, flow.port_sum.into(), 0).map_err(failed)?;
+    let head = headers::<I>(ctx).ok_or(Counter::Failed)?;
     // SAFETY: headers() has compared it with the packet's end, anew after the helpers.
     let head = unsafe { &mut *head };
-    head.ip.ttl -= 1;
-    head.ip.source = halved(flow.rewritten.source.raw_v4());
-    head.ip.target = halved(flow.rewritten.target.raw_v4());
+    let ttl = head.ip.ttl();
+    head.ip.set_ttl(ttl - 1);
+    head.ip.set_addresses(&flow.rewritten.source, &flow.rewritten.target);
     head.tcp.source_port = flow.rewritten.source_port;
     head.tcp.target_port = flow.rewritten.target_port;
     if let Some((source, target)) = way.frame {
@@ -112,9 +116,7 @@ fn rewrite(ctx: &TcContext, flow: &Flow, way: &Way) -> Result<(), Counter> {
 
 /// Of a rewriting: of the addresses, and of the ports.
 #[inline(always)]
-pub fn sums(from: &Tuple, to: &Tuple) -> (u32, u32) {
-    let addresses =
-        difference(&[from.source.raw_v4(), from.target.raw_v4()], &[to.source.raw_v4(), to.target.raw_v4()]);
+pub fn sums<I: Ip>(from: &Tuple, to: &Tuple) -> (u32, u32) {
     let ports = |tuple: &Tuple| [u32::from(tuple.source_port), u32::from(tuple.target_port)];
-    (addresses, difference(&ports(from), &ports(to)))
+    (I::difference(from, to), difference(&ports(from), &ports(to)))
 }

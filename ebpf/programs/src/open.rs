@@ -1,7 +1,10 @@
 //! Makes a flow of a SYN: asks the listener's mapping where it leads, finds a source port that is free, and enters both
 //! directions into the table. The other direction's entry comes first: that it was not there *is* the port's being free.
 
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple};
+use aya_ebpf::bindings::{
+    BPF_F_CURRENT_NETNS, BPF_NOEXIST, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::counter::Counter;
@@ -10,6 +13,7 @@ use shunt_ebpf_common::mapping::{MAX_CHOICES, Pair, Way, kind, source};
 
 use crate::live::{generation_of, now, until};
 use crate::maps::{CONTROL, FLOWS, LISTENERS, MAPPINGS, PAIRS, SCRATCH, committed, count};
+use crate::packet::Ip;
 use crate::{carry, route};
 
 /// Ports that are tried before a flow is turned away: with nine tenths of them taken, one in five would be.
@@ -29,7 +33,7 @@ pub enum Answer {
 
 /// A packet of no flow.
 #[inline(never)]
-pub fn open(ctx: &TcContext, tuple: &Tuple, opens: bool) -> Answer {
+pub fn open<I: Ip>(ctx: &TcContext, tuple: &Tuple, opens: bool) -> Answer {
     let listener = Endpoint { address: tuple.target, port: tuple.target_port, zero: 0 };
     // SAFETY: the value is copied at once; a slot that was just given away is asked itself.
     let Some(&slot) = (unsafe { LISTENERS.get(&listener) }) else { return Answer::Pass };
@@ -39,7 +43,7 @@ pub fn open(ctx: &TcContext, tuple: &Tuple, opens: bool) -> Answer {
         kind::ABSENT => Answer::Pass,
         // Of a connection that nobody knows here: a backend would not know it either.
         _ if !opens => Answer::Reset,
-        kind::LEADS => match entered(ctx, tuple, slot, way) {
+        kind::LEADS => match entered::<I>(ctx, tuple, slot, way) {
             Ok(()) => {
                 count(Counter::Opened);
                 Answer::Carry
@@ -60,11 +64,14 @@ pub fn open(ctx: &TcContext, tuple: &Tuple, opens: bool) -> Answer {
     }
 }
 
-/// What kind of way that mapping is in force with.
+/// Whether there is a listener that the packet is for.
 #[inline(always)]
-pub fn kind_of(slot: u32) -> u32 {
+pub fn listens(tuple: &Tuple) -> bool {
+    let listener = Endpoint { address: tuple.target, port: tuple.target_port, zero: 0 };
+    // SAFETY: the value is copied at once; a slot that was just given away is asked itself.
+    let Some(&slot) = (unsafe { LISTENERS.get(&listener) }) else { return false };
     // SAFETY: an element of an array lives as long as the map.
-    way_of(slot).map_or(kind::ABSENT, |way| unsafe { (*way).kind })
+    way_of(slot).is_some_and(|way| unsafe { (*way).kind } != kind::ABSENT)
 }
 
 #[inline(always)]
@@ -78,13 +85,17 @@ fn way_of(slot: u32) -> Option<*const Way> {
 
 /// Enters a new flow.
 #[inline(always)]
-fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result<(), Counter> {
+fn entered<I: Ip>(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result<(), Counter> {
     // SAFETY: all of these are elements of arrays, which live as long as their maps.
     let (pair, at) = unsafe { drawn(way) }.ok_or(Counter::Refused)?;
     let now = now();
     // SAFETY: likewise.
     let (generation, live_until, backend) = unsafe { (generation_of(pair), until(pair), (*pair).backend) };
     if now >= live_until {
+        return Err(Counter::Refused);
+    }
+    // No packet changes its family here.
+    if backend.address.is_v4() != tuple.target.is_v4() {
         return Err(Counter::Refused);
     }
     let mut rewritten = Tuple {
@@ -97,7 +108,7 @@ fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result
     // SAFETY: likewise.
     let masquerades = unsafe { (*way).source } == source::MASQUERADE;
     if masquerades {
-        rewritten.source = route::source(ctx, &rewritten).ok_or(Counter::Unroutable)?;
+        rewritten.source = route::source::<I>(ctx, &rewritten).ok_or(Counter::Unroutable)?;
     }
     let flow = SCRATCH.get_ptr_mut(0).ok_or(Counter::Failed)?;
     // SAFETY: this processor's own element.
@@ -106,13 +117,13 @@ fn entered(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way) -> Result
     *flow = Flow { pair: at, generation, mapping: slot, opened: now, seen: now, ..Flow::default() };
     flow.rewritten = tuple.reversed();
     if masquerades {
-        port_taken(ctx, flow, &mut rewritten)?;
+        port_taken::<I>(ctx, flow, &mut rewritten)?;
     } else {
-        taken(flow, &rewritten).map_err(|error| if error == EEXIST { Counter::NoPort } else { Counter::Full })?;
+        taken::<I>(flow, &rewritten).map_err(|error| if error == EEXIST { Counter::NoPort } else { Counter::Full })?;
     }
     flow.rewritten = rewritten;
     flow.state = state::FROM_CLIENT;
-    (flow.address_sum, flow.port_sum) = carry::sums(tuple, &rewritten);
+    (flow.address_sum, flow.port_sum) = carry::sums::<I>(tuple, &rewritten);
     if let Err(error) = FLOWS.insert(tuple, &*flow, BPF_NOEXIST.into()) {
         let _ = FLOWS.remove(&rewritten.reversed());
         if error != EEXIST {
@@ -150,17 +161,17 @@ unsafe fn drawn(way: *const Way) -> Option<(*const Pair, u32)> {
 
 /// Takes a port that no other flow and no socket of the host's own has towards this backend.
 #[inline(always)]
-fn port_taken(ctx: &TcContext, flow: &mut Flow, rewritten: &mut Tuple) -> Result<(), Counter> {
+fn port_taken<I: Ip>(ctx: &TcContext, flow: &mut Flow, rewritten: &mut Tuple) -> Result<(), Counter> {
     let control = CONTROL.get_ptr(0).ok_or(Counter::NoPort)?;
     // SAFETY: the only element of an array; no arguments.
     let (control, start) = unsafe { (&*control, bpf_get_prandom_u32() >> 8) };
     for step in 0..TRIES {
         let port = control.port(start + step).ok_or(Counter::NoPort)?;
         rewritten.source_port = port.to_be();
-        if is_the_hosts_own(ctx, rewritten) {
+        if is_the_hosts_own::<I>(ctx, rewritten) {
             continue;
         }
-        match taken(flow, rewritten) {
+        match taken::<I>(flow, rewritten) {
             Ok(()) => return Ok(()),
             Err(EEXIST) => {}
             Err(_) => return Err(Counter::Full),
@@ -171,30 +182,39 @@ fn port_taken(ctx: &TcContext, flow: &mut Flow, rewritten: &mut Tuple) -> Result
 
 /// Enters the backend's direction of a flow whose packets are to leave like that.
 #[inline(always)]
-fn taken(flow: &mut Flow, rewritten: &Tuple) -> Result<(), i32> {
+fn taken<I: Ip>(flow: &mut Flow, rewritten: &Tuple) -> Result<(), i32> {
     let key = rewritten.reversed();
     let to = flow.rewritten;
-    (flow.address_sum, flow.port_sum) = carry::sums(&key, &to);
+    (flow.address_sum, flow.port_sum) = carry::sums::<I>(&key, &to);
     FLOWS.insert(key, &*flow, BPF_NOEXIST.into())
 }
 
 /// Whether the backend's answers would belong to a connection of the host itself, as its probes are.
 #[inline(always)]
-fn is_the_hosts_own(ctx: &TcContext, rewritten: &Tuple) -> bool {
+fn is_the_hosts_own<I: Ip>(ctx: &TcContext, rewritten: &Tuple) -> bool {
     // SAFETY: plain data, of which all zeros is a value.
     let mut question: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let v4 = &raw mut question.__bindgen_anon_1.ipv4;
-    // SAFETY: within `question`; the address as the backend's packet would have it.
-    unsafe {
-        (*v4).saddr = rewritten.target.raw_v4();
-        (*v4).daddr = rewritten.source.raw_v4();
-        (*v4).sport = rewritten.target_port;
-        (*v4).dport = rewritten.source_port;
+    // As the backend's packet would have them.
+    if I::SOCKET_TUPLE == size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32 {
+        question.__bindgen_anon_1.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+            saddr: rewritten.target.0,
+            daddr: rewritten.source.0,
+            sport: rewritten.target_port,
+            dport: rewritten.source_port,
+        };
+    } else {
+        question.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+            saddr: rewritten.target.raw_v4(),
+            daddr: rewritten.source.raw_v4(),
+            sport: rewritten.target_port,
+            dport: rewritten.source_port,
+        };
     }
-    let size = size_of_val(&unsafe { question.__bindgen_anon_1.ipv4 }) as u32;
     // SAFETY: both live, and the size is that of the family's member.
-    let socket =
-        unsafe { bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &raw mut question, size, BPF_F_CURRENT_NETNS as u64, 0) };
+    let socket = unsafe {
+        let here = BPF_F_CURRENT_NETNS as u64;
+        bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &raw mut question, I::SOCKET_TUPLE, here, 0)
+    };
     if socket.is_null() {
         return false;
     }

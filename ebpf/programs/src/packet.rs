@@ -1,11 +1,19 @@
 //! Reading and writing headers. What is read lies in the packet's linear part, which the verifier wants to see compared
 //! with its end before each use; helpers that change the packet make all of that void.
+//!
+//! The programs are compiled once for each family of addresses: [`Ip`] is what they differ in.
+
+pub mod v4;
+pub mod v6;
 
 use core::mem::offset_of;
 
+use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::flow::{Address, Tuple};
 use shunt_ebpf_common::tcp::Segment;
+
+pub const TCP: u8 = 6;
 
 /// Ethernet's header; interfaces without one are not attached to.
 #[repr(C)]
@@ -15,21 +23,7 @@ pub struct Ethernet {
     pub kind: u16,
 }
 
-#[repr(C)]
-pub struct Ipv4 {
-    pub version_length: u8,
-    pub service: u8,
-    pub length: u16,
-    pub id: u16,
-    pub fragment: u16,
-    pub ttl: u8,
-    pub protocol: u8,
-    pub checksum: u16,
-    // Halves, because the header begins at 14: in two steps of 16 bits nothing is unaligned in Rust's eyes.
-    pub source: [u16; 2],
-    pub target: [u16; 2],
-}
-
+/// Numbers of 32 bits are halves here: the IP header begins at 14, so that Rust would find words unaligned.
 #[repr(C)]
 pub struct Tcp {
     pub source_port: u16,
@@ -43,41 +37,73 @@ pub struct Tcp {
     pub urgent: u16,
 }
 
-/// An IPv4 packet without options, with TCP in it.
+/// A packet with TCP right behind an IP header of the usual size.
 #[repr(C)]
-pub struct Headers {
+pub struct Headers<I> {
     pub ethernet: Ethernet,
-    pub ip: Ipv4,
+    pub ip: I,
     pub tcp: Tcp,
 }
 
-const _: () = assert!(size_of::<Headers>() == 54 && align_of::<Headers>() == 2);
+/// What follows the IP header.
+pub enum Content {
+    Tcp,
+    /// Something else, or the rest of a fragmented packet.
+    Other,
+    /// IP options or extension headers; where what they precede begins, counted from the IP header.
+    Behind(u32),
+    /// The first fragment of several.
+    Fragment(u32),
+}
 
-pub const IP: u32 = offset_of!(Headers, ip) as u32;
-pub const IP_CHECKSUM: u32 = IP + offset_of!(Ipv4, checksum) as u32;
-pub const TCP: u32 = offset_of!(Headers, tcp) as u32;
-pub const TCP_CHECKSUM: u32 = TCP + offset_of!(Tcp, checksum) as u32;
+/// An IP header.
+pub trait Ip: Sized {
+    /// Of the header's own checksum, if it has one.
+    const CHECKSUM: Option<u32>;
+    const LENGTH: u32 = size_of::<Self>() as u32;
+    const TCP: u32 = IP + Self::LENGTH;
+    const TCP_CHECKSUM: u32 = Self::TCP + offset_of!(Tcp, checksum) as u32;
+    const FAMILY: u8;
+    /// In `struct bpf_sock_tuple`.
+    const SOCKET_TUPLE: u32;
 
-/// The bits of [`Ipv4::fragment`] that make a fragment: more to come, or not the first.
-pub const FRAGMENTED: u16 = 0x3fff_u16.to_be();
-/// Of these, what says that it is not the first.
-pub const LATER: u16 = 0x1fff_u16.to_be();
-pub const DO_NOT_FRAGMENT: u16 = 0x4000_u16.to_be();
+    fn content(&self, ctx: &TcContext) -> Content;
+    fn addresses(&self) -> (Address, Address);
+    fn set_addresses(&mut self, source: &Address, target: &Address);
+    fn ttl(&self) -> u8;
+    fn set_ttl(&mut self, ttl: u8);
+    /// With this header.
+    fn length(&self) -> u32;
+    /// Enters what routing may look at: class of service, flow label.
+    fn classify(&self, fib: &mut bpf_fib_lookup);
+    /// A header for a segment of `length` bytes.
+    fn with(source: &Address, target: &Address, length: u16) -> Self;
+    /// Of the pseudo-header of such a segment.
+    fn pseudo(source: &Address, target: &Address, length: u16) -> u32;
+    /// What a change of addresses adds to a sum.
+    fn difference(from: &Tuple, to: &Tuple) -> u32;
+    fn enter(fib: &mut bpf_fib_lookup, source: &Address, target: &Address);
+    /// The source that routing has chosen.
+    fn source(fib: &bpf_fib_lookup) -> Address;
+}
+
+pub const IP: u32 = size_of::<Ethernet>() as u32;
 
 /// The headers, if they are all there and in one piece.
 #[inline(always)]
-pub fn headers(ctx: &TcContext) -> Option<*mut Headers> {
+pub fn headers<I: Ip>(ctx: &TcContext) -> Option<*mut Headers<I>> {
+    const { assert!(align_of::<Headers<I>>() == 2) };
     let (start, end) = (ctx.data(), ctx.data_end());
-    if start + size_of::<Headers>() > end { None } else { Some(start as *mut Headers) }
+    if start + size_of::<Headers<I>>() > end { None } else { Some(start as *mut Headers<I>) }
 }
 
 /// The same, gathering them first.
 #[inline(always)]
-pub fn gathered(ctx: &TcContext) -> Option<*mut Headers> {
+pub fn gathered<I: Ip>(ctx: &TcContext) -> Option<*mut Headers<I>> {
     if let Some(headers) = headers(ctx) {
         return Some(headers);
     }
-    ctx.pull_data(size_of::<Headers>() as u32).ok()?;
+    ctx.pull_data(size_of::<Headers<I>>() as u32).ok()?;
     headers(ctx)
 }
 
@@ -92,24 +118,20 @@ pub const fn halved(word: u32) -> [u16; 2] {
     [word as u16, (word >> 16) as u16]
 }
 
-impl Headers {
+impl<I: Ip> Headers<I> {
     #[inline(always)]
     pub fn tuple(&self) -> Tuple {
-        Tuple {
-            source: Address::v4(joined(self.ip.source)),
-            target: Address::v4(joined(self.ip.target)),
-            source_port: self.tcp.source_port,
-            target_port: self.tcp.target_port,
-            zero: 0,
-        }
+        let (source, target) = self.ip.addresses();
+        Tuple { source, target, source_port: self.tcp.source_port, target_port: self.tcp.target_port, zero: 0 }
     }
 
     /// `None` if the lengths contradict each other.
     #[inline(always)]
     pub fn segment(&self) -> Option<Segment> {
-        let length = u32::from(u16::from_be(self.ip.length));
-        let head = 20 + u32::from(self.tcp.offset >> 4) * 4;
-        if head < 40 || length < head {
+        let length = self.ip.length();
+        let tcp = u32::from(self.tcp.offset >> 4) * 4;
+        let head = I::LENGTH + tcp;
+        if tcp < size_of::<Tcp>() as u32 || length < head {
             return None;
         }
         Some(Segment {

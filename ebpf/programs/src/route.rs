@@ -9,8 +9,7 @@ use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Address, Tuple};
 
-const AF_INET: u8 = 2;
-const TCP: u8 = 6;
+use crate::packet::{Ip, TCP};
 
 /// The way out.
 pub struct Way {
@@ -21,8 +20,9 @@ pub struct Way {
 
 /// The way of a packet with these addresses; `length` 0 asks for no MTU.
 #[inline(always)]
-pub fn way(ctx: &TcContext, tuple: &Tuple, service: u8, length: u16) -> Result<Way, Counter> {
-    let mut fib = question(ctx, tuple, service);
+pub fn way<I: Ip>(ctx: &TcContext, tuple: &Tuple, ip: &I, length: u16) -> Result<Way, Counter> {
+    let mut fib = question::<I>(ctx, tuple);
+    ip.classify(&mut fib);
     fib.__bindgen_anon_1.tot_len = length;
     match ask(ctx, &mut fib, 0) {
         BPF_FIB_LKUP_RET_SUCCESS => {
@@ -38,26 +38,23 @@ pub fn way(ctx: &TcContext, tuple: &Tuple, service: u8, length: u16) -> Result<W
 
 /// The address that the host would itself choose for the way to the tuple's target (from Linux 6.7 on).
 #[inline(always)]
-pub fn source(ctx: &TcContext, tuple: &Tuple) -> Option<Address> {
-    let mut fib = question(ctx, tuple, 0);
+pub fn source<I: Ip>(ctx: &TcContext, tuple: &Tuple) -> Option<Address> {
+    let mut fib = question::<I>(ctx, tuple);
     match ask(ctx, &mut fib, BPF_FIB_LOOKUP_SRC | BPF_FIB_LOOKUP_SKIP_NEIGH) {
-        // SAFETY: the kernel has filled in the member of this family.
-        BPF_FIB_LKUP_RET_SUCCESS => Some(Address::v4(unsafe { fib.__bindgen_anon_3.ipv4_src })),
+        BPF_FIB_LKUP_RET_SUCCESS => Some(I::source(&fib)),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn question(ctx: &TcContext, tuple: &Tuple, service: u8) -> Fib {
+fn question<I: Ip>(ctx: &TcContext, tuple: &Tuple) -> Fib {
     // SAFETY: plain data, of which all zeros is a value.
     let mut fib: Fib = unsafe { core::mem::zeroed() };
-    fib.family = AF_INET;
+    fib.family = I::FAMILY;
     fib.l4_protocol = TCP;
     fib.sport = tuple.source_port;
     fib.dport = tuple.target_port;
-    fib.__bindgen_anon_2.tos = service;
-    fib.__bindgen_anon_3.ipv4_src = tuple.source.raw_v4();
-    fib.__bindgen_anon_4.ipv4_dst = tuple.target.raw_v4();
+    I::enter(&mut fib, &tuple.source, &tuple.target);
     // SAFETY: the context is valid while the program runs.
     fib.ifindex = unsafe { (*ctx.skb.skb).ifindex };
     fib

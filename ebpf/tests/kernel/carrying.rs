@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use shunt_ebpf::common::counter::Counter;
 use shunt_ebpf::common::flow::state;
 use shunt_ebpf::common::mapping::kind;
-use shunt_tests::star::{CLIENT, Ip, PATIENCE};
+use shunt_tests::star::{CLIENT, PATIENCE};
 use shunt_tests::{Star, eventually};
 
-use crate::lab::{LISTENER, Lab, PAIRS, fence, on_the_proxy};
+use crate::lab::{LISTENER, Lab, PAIRS, fence, on_both};
 
 fn mapped(mut lab: Lab<'_>, work: impl FnOnce(&mut Lab<'_>, &Star) -> Result<()>) -> Result<()> {
     lab.attach()?;
@@ -22,12 +22,12 @@ fn mapped(mut lab: Lab<'_>, work: impl FnOnce(&mut Lab<'_>, &Star) -> Result<()>
 
 #[test]
 fn a_connection_reaches_the_backend_and_comes_from_the_proxy() -> Result<()> {
-    on_the_proxy("carrying::a_connection_reaches_the_backend", |lab| {
+    on_both("carrying::a_connection_reaches_the_backend", |lab| {
         mapped(lab, |lab, star| {
             let call = star.dial(CLIENT, lab.listener())?;
             call.echo()?;
             assert_eq!(call.server, "db1");
-            assert_eq!(call.seen_as.ip(), Ip::V4.address(2, 1));
+            assert_eq!(call.seen_as.ip(), lab.ip.address(2, 1));
             ensure!(!(32_768..=60_999).contains(&call.seen_as.port()), "{} is the host's own", call.seen_as);
             let flows = lab.flows()?;
             assert_eq!(flows.len(), 2);
@@ -43,7 +43,7 @@ fn a_connection_reaches_the_backend_and_comes_from_the_proxy() -> Result<()> {
 
 #[test]
 fn megabytes_pass_in_both_directions() -> Result<()> {
-    on_the_proxy("carrying::megabytes_pass", |lab| {
+    on_both("carrying::megabytes_pass", |lab| {
         mapped(lab, |lab, star| {
             let call = star.dial(CLIENT, lab.listener())?;
             let line = [vec![b'x'; 999], vec![b'\n']].concat();
@@ -63,7 +63,7 @@ fn megabytes_pass_in_both_directions() -> Result<()> {
 
 #[test]
 fn when_the_pair_is_live_no_more_both_ends_are_reset_and_the_next_connection_goes_elsewhere() -> Result<()> {
-    on_the_proxy("carrying::when_the_pair_is_live_no_more", |lab| {
+    on_both("carrying::when_the_pair_is_live_no_more", |lab| {
         mapped(lab, |lab, star| {
             let (busy, idle) = (star.dial(CLIENT, lab.listener())?, star.dial(CLIENT, lab.listener())?);
             lab.lead(1)?;
@@ -81,7 +81,7 @@ fn when_the_pair_is_live_no_more_both_ends_are_reset_and_the_next_connection_goe
 
 #[test]
 fn an_expired_lease_ends_the_flow() -> Result<()> {
-    on_the_proxy("carrying::an_expired_lease", |lab| {
+    on_both("carrying::an_expired_lease", |lab| {
         mapped(lab, |lab, star| {
             let call = star.dial(CLIENT, lab.listener())?;
             let mut change = lab.tables.begin();
@@ -98,7 +98,7 @@ fn an_expired_lease_ends_the_flow() -> Result<()> {
 
 #[test]
 fn a_fence_refuses_at_once_or_does_not_answer() -> Result<()> {
-    on_the_proxy("carrying::a_fence_refuses", |lab| {
+    on_both("carrying::a_fence_refuses", |lab| {
         mapped(lab, |lab, star| {
             let kinds = [(kind::REFUSES, ErrorKind::ConnectionRefused), (kind::HOLDS, ErrorKind::TimedOut)];
             for (kind, expected) in kinds {
@@ -118,9 +118,9 @@ fn a_fence_refuses_at_once_or_does_not_answer() -> Result<()> {
 
 #[test]
 fn the_proxys_own_connections_to_the_backend_are_left_alone() -> Result<()> {
-    on_the_proxy("carrying::the_proxys_own", |lab| {
+    on_both("carrying::the_proxys_own", |lab| {
         mapped(lab, |lab, star| {
-            let own = star.dial("proxy", Ip::V4.db(0))?;
+            let own = star.dial("proxy", lab.ip.db(0))?;
             let calls: Vec<_> = (0..50).map(|_| star.dial(CLIENT, lab.listener())).collect::<Result<_, _>>()?;
             own.echo()?;
             for call in &calls {
@@ -134,7 +134,7 @@ fn the_proxys_own_connections_to_the_backend_are_left_alone() -> Result<()> {
 
 #[test]
 fn a_full_table_turns_new_connections_away_and_keeps_the_old() -> Result<()> {
-    on_the_proxy("carrying::a_full_table", |lab| {
+    on_both("carrying::a_full_table", |lab| {
         mapped(lab, |lab, star| {
             let mut calls = Vec::new();
             let refused = loop {

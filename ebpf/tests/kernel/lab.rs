@@ -19,13 +19,26 @@ pub const PAIRS: [u32; 2] = [5, 6];
 
 pub struct Lab<'a> {
     pub star: &'a Star,
+    pub ip: Ip,
     pub folder: PathBuf,
     pub object: Object,
     pub tables: Tables,
 }
 
-/// Runs a test on the proxy, or skips it by name.
+/// Runs a test on the proxy with IPv4 and with IPv6, or skips it by name.
+pub fn on_both(test: &str, work: impl Fn(Lab<'_>) -> Result<()> + Sync) -> Result<()> {
+    for ip in Ip::BOTH {
+        on(ip, test, &work).with_context(|| format!("{ip:?}"))?;
+    }
+    Ok(())
+}
+
+/// The same where the family is the packets' matter.
 pub fn on_the_proxy(test: &str, work: impl FnOnce(Lab<'_>) -> Result<()> + Send) -> Result<()> {
+    on(Ip::V4, test, work)
+}
+
+fn on(ip: Ip, test: &str, work: impl FnOnce(Lab<'_>) -> Result<()> + Send) -> Result<()> {
     skip::with_root(test, || {
         let star = Star::new()?;
         let mounted = scratch::Dir::new("bpf")?;
@@ -33,7 +46,7 @@ pub fn on_the_proxy(test: &str, work: impl FnOnce(Lab<'_>) -> Result<()> + Send)
             own_bpffs(mounted.path())?;
             let folder = mounted.path().join("shunt");
             let (object, tables) = open(&folder)?;
-            work(Lab { star: &star, folder, object, tables })
+            work(Lab { star: &star, ip, folder, object, tables })
         })
     })
 }
@@ -65,18 +78,19 @@ impl Lab<'_> {
     }
 
     pub fn listener(&self) -> SocketAddr {
-        Ip::V4.listener()
+        self.ip.listener()
     }
 
     /// Lets the listener lead to a database, and to it only.
     pub fn lead(&mut self, db: u8) -> Result<()> {
+        let ip = self.ip;
         let mut change = self.tables.begin();
         let slot = PAIRS[usize::from(db)];
-        change.assign(slot, endpoint(Ip::V4.db(db)));
+        change.assign(slot, endpoint(ip.db(db)));
         change.live(slot, FOR_EVER);
         change.live(PAIRS[usize::from(1 - db)], 0);
         change.lead(LISTENER, to(slot));
-        change.listen(endpoint(Ip::V4.listener()), LISTENER)?;
+        change.listen(endpoint(ip.listener()), LISTENER)?;
         change.commit();
         Ok(())
     }
@@ -92,7 +106,7 @@ impl Lab<'_> {
     /// What a failed expectation wants to show.
     pub fn counts(&self) -> String {
         let counts = Counter::ALL.iter().map(|&counter| (counter.name(), self.count(counter)));
-        counts.filter(|(_, number)| *number > 0).map(|(name, number)| format!("{name} {number}  ")).collect()
+        format!("{:?}", counts.filter(|(_, number)| *number > 0).collect::<Vec<_>>())
     }
 }
 

@@ -28,7 +28,6 @@ fn the_verifier_takes_the_programs_and_their_version_can_be_read_back() -> Resul
         let folder = std::env::current_exe()?.ancestors().nth(3).context("no target folder")?.join("verifier");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("shunt_ingress.log"), &text)?;
-        println!("{text}");
         ensure!(instructions < 100_000, "{text}");
         Ok(())
     })
@@ -76,7 +75,7 @@ fn another_layout_is_refused_and_left_alone() -> Result<()> {
         lab.lead(0)?;
         let control = Pins::at(&lab.folder)?.map("CONTROL");
         write_version(&control, ABI + 1)?;
-        match open(&lab.folder).map(drop).map_err(|error| error.downcast::<Error>()) {
+        match open(&lab.folder).map(drop).map_err(anyhow::Error::downcast::<Error>) {
             Err(Ok(Error::Abi { found, ours, .. })) => assert_eq!((found, ours), (ABI + 1, ABI)),
             other => anyhow::bail!("{other:?}"),
         }
@@ -115,8 +114,8 @@ fn a_million_flows_fit_in_512_megabytes() -> Result<()> {
             Ok(line.trim().parse()?)
         };
         let (flows, mappings, pairs) = (bytes("FLOWS")?, bytes("MAPPINGS")?, bytes("PAIRS")?);
-        println!("{flows} bytes for 100,000 flows, {mappings} for mappings, {pairs} for pairs");
-        ensure!(flows * 10 + mappings + pairs <= 512 * 1024 * 1024, "{flows} bytes for 100,000 flows");
+        let text = format!("{flows} bytes for 100,000 flows, {mappings} for mappings, {pairs} for pairs");
+        ensure!(flows * 10 + mappings + pairs <= 512 * 1024 * 1024, "{text}");
         Ok(())
     })
 }

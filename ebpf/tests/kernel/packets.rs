@@ -1,11 +1,14 @@
 //! Packets made by hand, put through the program by `BPF_PROG_TEST_RUN`: which come out untouched, which do not come out.
 
+use std::net::Ipv6Addr;
+
 use anyhow::Result;
 use aya::programs::{TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
 use shunt_ebpf::common::counter::Counter;
+use shunt_tests::star::Ip;
 
-use crate::lab::{Lab, on_the_proxy};
+use crate::lab::{Lab, on_both, on_the_proxy};
 
 const NEXT: u32 = -1_i32 as u32;
 const DROP: u32 = 2;
@@ -13,6 +16,8 @@ const REDIRECT: u32 = 7;
 
 const CLIENT: [u8; 4] = [10, 77, 1, 2];
 const LISTENER: [u8; 4] = [10, 77, 1, 1];
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2);
+const LISTENER6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 1);
 
 /// What came out, and what is to become of it.
 fn run(lab: &mut Lab<'_>, packet: &[u8]) -> Result<(u32, Vec<u8>)> {
@@ -31,6 +36,20 @@ fn segment(to: [u8; 4], port: u16, syn: bool) -> Vec<u8> {
     let builder = if syn { builder.syn() } else { builder.ack(9) };
     let mut packet = Vec::new();
     builder.write(&mut packet, &[]).unwrap();
+    packet
+}
+
+/// With these extension headers.
+fn segment_v6(port: u16, extensions: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(CLIENT6.octets(), LISTENER6.octets(), 64);
+    let mut packet = Vec::new();
+    builder.tcp(40_000, port, 7, 1000).ack(9).write(&mut packet, &[]).unwrap();
+    // From the last to the first, each goes between the IPv6 header and what was there.
+    for kind in extensions.iter().rev() {
+        let next = std::mem::replace(&mut packet[20], *kind);
+        packet.splice(54..54, [next, 0, 0, 0, 0, 0, 0, 0]);
+        packet[19] += 8;
+    }
     packet
 }
 
@@ -63,6 +82,50 @@ fn a_segment_of_no_connection_becomes_the_reset_that_its_sender_accepts() -> Res
         assert!(tcp.rst() && !tcp.ack() && !tcp.syn());
         assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
         assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(LISTENER, CLIENT)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn over_ipv6_it_is_the_same() -> Result<()> {
+    on_both("packets::over_ipv6", |mut lab| {
+        if lab.ip == Ip::V4 {
+            return Ok(());
+        }
+        lab.lead(0)?;
+        let (verdict, answer) = run(&mut lab, &segment_v6(3306, &[]))?;
+        assert_eq!((verdict, answer.len()), (REDIRECT, 74));
+        let parsed = etherparse::SlicedPacket::from_ethernet(&answer)?;
+        let Some(etherparse::NetSlice::Ipv6(ip)) = parsed.net else { anyhow::bail!("no IPv6") };
+        let Some(etherparse::TransportSlice::Tcp(tcp)) = parsed.transport else { anyhow::bail!("no TCP") };
+        let header = ip.header();
+        assert_eq!((header.source_addr(), header.destination_addr()), (LISTENER6, CLIENT6));
+        assert_eq!((tcp.source_port(), tcp.destination_port(), tcp.sequence_number()), (3306, 40_000, 9));
+        assert!(tcp.rst() && !tcp.ack());
+        assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv6(header.source(), header.destination())?);
+        Ok(())
+    })
+}
+
+#[test]
+fn extension_headers_are_looked_behind() -> Result<()> {
+    on_both("packets::extension_headers", |mut lab| {
+        if lab.ip == Ip::V4 {
+            return Ok(());
+        }
+        lab.lead(0)?;
+        // Hop by hop, then destination options; each has the next one's number first and is eight bytes long.
+        const HOP_BY_HOP: u8 = 0;
+        const FRAGMENT: u8 = 44;
+        const DESTINATION: u8 = 60;
+        assert_eq!(run(&mut lab, &segment_v6(3306, &[HOP_BY_HOP, DESTINATION]))?.0, DROP);
+        assert_eq!(lab.count(Counter::Options), 1);
+        assert_eq!(run(&mut lab, &segment_v6(3306, &[DESTINATION, FRAGMENT]))?.0, DROP);
+        assert_eq!(lab.count(Counter::Fragment), 1);
+        // Of another port, and with more of them than anybody needs.
+        for packet in [segment_v6(3307, &[HOP_BY_HOP]), segment_v6(3306, &[DESTINATION; 20])] {
+            assert_eq!(run(&mut lab, &packet)?, (NEXT, packet.clone()));
+        }
         Ok(())
     })
 }

@@ -22,10 +22,7 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn find() -> Self {
-        let missing = match Toolchain::find() {
-            Ok(_) => return Self::default(),
-            Err(missing) => missing,
-        };
+        let Err(missing) = Toolchain::find() else { return Self::default() };
         // A compiler without a library for its LLVM is no better than none.
         if let Missing::Linker { .. } = missing
             && let Some(llvm) = usable_llvm()
