@@ -18,13 +18,6 @@ pub struct Versioned<T> {
     pub old: T,
 }
 
-impl<T> Versioned<T> {
-    #[inline(always)]
-    pub const fn at(&self, committed: u64) -> &T {
-        if self.transaction <= committed { &self.new } else { &self.old }
-    }
-}
-
 /// A listener and a backend. Packets pass while it is live.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -62,6 +62,37 @@ fn megabytes_pass_in_both_directions() -> Result<()> {
 }
 
 #[test]
+fn a_transfer_is_reset_in_its_midst() -> Result<()> {
+    on_both("carrying::a_transfer_is_reset", |lab| {
+        mapped(lab, |lab, star| {
+            let call = star.dial(CLIENT, lab.listener())?;
+            let (mut reader, mut writer) = (call.stream.try_clone()?, call.stream.try_clone()?);
+            // Large segments in both directions, which the stack has not cut yet.
+            let line = [vec![b'x'; 65_535], vec![b'\n']].concat();
+            let sending = std::thread::spawn(move || {
+                loop {
+                    if let Err(error) = writer.write_all(&line) {
+                        return error.kind();
+                    }
+                }
+            });
+            let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()).is_err());
+            eventually("some megabytes", PATIENCE, || {
+                let bytes: u64 = lab.flows()?.iter().map(|(_, flow)| flow.bytes).sum();
+                Ok((bytes > 4_000_000).then_some(()))
+            })?;
+            lab.lead(1)?;
+            let ends = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+            ensure!(sending.join().is_ok_and(|kind| ends.contains(&kind)), "the client was not reset");
+            ensure!(reading.join().is_ok(), "the reader panicked");
+            eventually("the old server's end", PATIENCE, || Ok(star.server(0).end_of(call.seen_as)))?;
+            assert_eq!(lab.count(Counter::Failed), 0);
+            Ok(())
+        })
+    })
+}
+
+#[test]
 fn when_the_pair_is_live_no_more_both_ends_are_reset_and_the_next_connection_goes_elsewhere() -> Result<()> {
     on_both("carrying::when_the_pair_is_live_no_more", |lab| {
         mapped(lab, |lab, star| {

@@ -14,21 +14,9 @@ use shunt_tests::star::PATIENCE;
 use crate::lab::{LISTENER, fence, on_the_proxy, open};
 
 #[test]
-fn the_verifier_takes_the_programs_and_their_version_can_be_read_back() -> Result<()> {
-    on_the_proxy("loading::the_verifier_takes_the_programs", |mut lab| {
+fn the_version_of_the_layout_can_be_read_back() -> Result<()> {
+    on_the_proxy("loading::the_version_of_the_layout", |lab| {
         assert_eq!(lab.tables.abi(), ABI);
-        let info = lab.object.program()?.info()?;
-        let instructions = info.verified_instruction_count().context("the kernel tells no instruction count")?;
-        let text = format!(
-            "shunt_ingress: {instructions} instructions looked at by the verifier (of 1,000,000), {} bytes translated, \
-             {} bytes of machine code\n",
-            info.size_translated().unwrap_or_default(),
-            info.size_jitted()
-        );
-        let folder = std::env::current_exe()?.ancestors().nth(3).context("no target folder")?.join("verifier");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("shunt_ingress.log"), &text)?;
-        ensure!(instructions < 100_000, "{text}");
         Ok(())
     })
 }

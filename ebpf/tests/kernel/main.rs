@@ -4,3 +4,4 @@ mod carrying;
 mod lab;
 mod loading;
 mod packets;
+mod verifier;

@@ -2,13 +2,14 @@
 
 use std::net::Ipv6Addr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
 use shunt_ebpf::common::counter::Counter;
+use shunt_ebpf::common::mapping::kind;
 use shunt_tests::star::Ip;
 
-use crate::lab::{Lab, on_both, on_the_proxy};
+use crate::lab::{LISTENER as LISTENER_SLOT, Lab, PAIRS, fence, on_both, on_the_proxy};
 
 const NEXT: u32 = -1_i32 as u32;
 const DROP: u32 = 2;
@@ -158,6 +159,69 @@ fn an_rst_is_not_answered() -> Result<()> {
         rst[47] = 0x14;
         assert_eq!(run(&mut lab, &rst)?.0, DROP);
         assert_eq!(lab.count(Counter::Stray), 1);
+        Ok(())
+    })
+}
+
+/// Bytes from a seed (xorshift), so that a failure can be had again.
+struct Noise(u64);
+
+impl Noise {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+#[test]
+fn whatever_comes_in_leaves_untouched_or_not_at_all_or_as_a_reset_to_its_sender_when_nothing_is_live() -> Result<()> {
+    const ROUNDS: usize = 20_000;
+    on_both("packets::whatever_comes_in", |mut lab| {
+        lab.lead(0)?;
+        let mut change = lab.tables.begin();
+        change.lead(LISTENER_SLOT, fence(kind::REFUSES));
+        change.live(PAIRS[0], 0);
+        change.commit();
+        let mut noise = Noise(0x5eed);
+        let (mut resets, mut dropped, mut passed) = (0, 0, 0);
+        for round in 0..ROUNDS {
+            let mut packet = match lab.ip {
+                Ip::V4 => segment(LISTENER, 3306, noise.below(2) == 0),
+                Ip::V6 => segment_v6(3306, &[0, 60, 44, 60, 43][..noise.below(6)]),
+            };
+            let addresses = if lab.ip == Ip::V4 { 26..34 } else { 22..54 };
+            for _ in 0..noise.below(4) {
+                // Behind the Ethernet addresses, which mean nothing here.
+                let at = 12 + noise.below(packet.len() - 12);
+                packet[at] = noise.below(256) as u8;
+            }
+            if noise.below(4) == 0 {
+                // The kernel tries no packet that is shorter than its IP header.
+                packet.truncate(addresses.end + noise.below(packet.len() - addresses.end));
+            }
+            let (verdict, out) = run(&mut lab, &packet).with_context(|| format!("round {round}: {packet:x?}"))?;
+            match verdict {
+                NEXT => {
+                    assert_eq!(out, packet, "round {round}");
+                    passed += 1;
+                }
+                DROP => dropped += 1,
+                REDIRECT => {
+                    let half = addresses.len() / 2;
+                    let (before, after) = (&packet[addresses.clone()], &out[addresses]);
+                    assert_eq!((&after[..half], &after[half..]), (&before[half..], &before[..half]), "round {round}");
+                    let reset = etherparse::SlicedPacket::from_ethernet(&out)?;
+                    let Some(etherparse::TransportSlice::Tcp(tcp)) = reset.transport else { anyhow::bail!("no TCP") };
+                    assert!(tcp.rst() && tcp.payload().is_empty(), "round {round}: {out:x?}");
+                    resets += 1;
+                }
+                other => anyhow::bail!("round {round}: verdict {other} on {packet:x?}"),
+            }
+        }
+        assert!(resets > 0 && dropped > 0 && passed > 0, "{resets} {dropped} {passed}");
+        assert_eq!(lab.flows()?, []);
         Ok(())
     })
 }
