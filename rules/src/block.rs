@@ -17,12 +17,12 @@ use shunt_core::datapath::DatapathError;
 use shunt_core::flow::Tuple;
 
 use crate::nflog::Copies;
-use crate::packet::Whole;
-use crate::raw::Raw;
 use crate::schema::Groups;
 use crate::transaction::kernel;
 use crate::wake::Wake;
 use room::Room;
+use shunt_wire::packet::Whole;
+use shunt_wire::raw::Raw;
 
 pub struct Block {
     shared: Arc<Shared>,

@@ -17,12 +17,12 @@ use shunt_core::datapath::DatapathError;
 
 use crate::element::Pair;
 use crate::nflog::Copies;
-use crate::packet::Segment;
-use crate::raw::Raw;
 use crate::schema::Groups;
 use crate::transaction::kernel;
 use crate::wake::Wake;
 use room::Room;
+use shunt_wire::packet::Segment;
+use shunt_wire::raw::Raw;
 
 pub struct Hold {
     shared: Arc<Shared>,

@@ -26,10 +26,10 @@ use crate::conntrack::Conntrack;
 use crate::conntrack::entry::Entry;
 use crate::element::Pair;
 use crate::nflog::Copies;
-use crate::raw::Raw;
 use crate::schema::{Groups, TICKLE_MARK};
 use crate::transaction::kernel;
 use crate::wake::Wake;
+use shunt_wire::raw::Raw;
 
 pub struct Severer {
     shared: Arc<Shared>,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shunt_core::flow::Tuple;
 
-use crate::packet::Whole;
+use shunt_wire::packet::Whole;
 
 /// Bytes and packets that wait at a time, of one flow and of all. A statement is seldom longer; of one that is, the client
 /// sends the rest again.
@@ -94,7 +94,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Segment;
+    use shunt_wire::packet::Segment;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -12,8 +12,8 @@ use super::{Order, Shared};
 use crate::conntrack::Conntrack;
 use crate::element::Pair;
 use crate::nflog::Copies;
-use crate::packet::Segment;
-use crate::raw::Raw;
+use shunt_wire::packet::Segment;
+use shunt_wire::raw::Raw;
 
 /// Questions between two looks at the answers: few enough that the answers fit into the socket's buffer, and that hosts
 /// with many connections are not flooded.
