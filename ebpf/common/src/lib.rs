@@ -13,6 +13,7 @@ pub mod control;
 pub mod counter;
 pub mod flow;
 pub mod mapping;
+pub mod note;
 pub mod tcp;
 
 /// The version of everything that lies in the maps.
