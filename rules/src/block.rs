@@ -19,10 +19,10 @@ use shunt_core::flow::Tuple;
 use crate::nflog::Copies;
 use crate::schema::Groups;
 use crate::transaction::kernel;
-use crate::wake::Wake;
 use room::Room;
 use shunt_wire::packet::Whole;
 use shunt_wire::raw::Raw;
+use shunt_wire::wake::Wake;
 
 pub struct Block {
     shared: Arc<Shared>,
@@ -117,7 +117,7 @@ impl Shared {
                 packets.extend(released.into_iter().flat_map(|flow| state.room.release(flow, now)));
             }
             put_back(raw, packets);
-            self.wake.wait(&copies, None);
+            self.wake.wait(Some(&copies), None);
         }
     }
 

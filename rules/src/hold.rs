@@ -19,10 +19,10 @@ use crate::element::Pair;
 use crate::nflog::Copies;
 use crate::schema::Groups;
 use crate::transaction::kernel;
-use crate::wake::Wake;
 use room::Room;
 use shunt_wire::packet::Segment;
 use shunt_wire::raw::Raw;
+use shunt_wire::wake::Wake;
 
 pub struct Hold {
     shared: Arc<Shared>,
@@ -123,7 +123,7 @@ impl Shared {
                 (syns, state.room.next_deadline())
             };
             put_back(raw, syns);
-            self.wake.wait(&copies, deadline);
+            self.wake.wait(Some(&copies), deadline);
         }
     }
 

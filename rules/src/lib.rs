@@ -11,7 +11,7 @@
 //! - `conntrack`: flows, counted and deleted; `meter` tells of them.
 //! - `sever`, `hold`, `block`: threads that end flows at both ends, put the SYNs of held connections back, and what the
 //!   clients of blocked flows sent.
-//! - `nflog`, `wake`: copies of packets on their way, and waiting for them. `shunt-wire` reads and writes packets.
+//! - `nflog`: copies of packets on their way, which `shunt-wire` reads, as it writes our own.
 
 mod block;
 mod conntrack;
@@ -32,7 +32,6 @@ mod sever;
 mod state;
 mod tlv;
 mod transaction;
-mod wake;
 
 pub use datapath::{NftDatapath, Options};
 pub use foreign::{ForeignNat, foreign_nat};

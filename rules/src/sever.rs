@@ -28,8 +28,8 @@ use crate::element::Pair;
 use crate::nflog::Copies;
 use crate::schema::{Groups, TICKLE_MARK};
 use crate::transaction::kernel;
-use crate::wake::Wake;
 use shunt_wire::raw::Raw;
+use shunt_wire::wake::Wake;
 
 pub struct Severer {
     shared: Arc<Shared>,

@@ -52,7 +52,7 @@ impl Worker {
             self.delete();
             self.report();
             if self.questions.is_empty() {
-                self.shared.wake.wait(&self.copies, self.plan.next_deadline());
+                self.shared.wake.wait(Some(&self.copies), self.plan.next_deadline());
             }
         }
     }
