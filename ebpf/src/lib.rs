@@ -4,14 +4,30 @@
 //! a [`Datapath`](shunt_core::datapath::Datapath): the README says what is missing.
 
 mod address;
+mod clock;
+mod collect;
+mod datapath;
+mod ends;
 mod error;
+mod flows;
+mod grace;
+mod interfaces;
+mod live;
+mod meter;
+mod namespace;
 mod object;
+mod phase;
 mod pins;
+mod sever;
 mod shared;
+mod state;
+mod sys;
 mod tables;
 
 pub use address::{endpoint, socket_address};
+pub use datapath::{EbpfDatapath, Options};
 pub use error::Error;
+pub use flows::{Both, FlowTable};
 pub use object::{Object, Size, try_out};
 pub use pins::Pins;
 pub use tables::{Tables, Transaction};

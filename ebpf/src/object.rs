@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use shunt_ebpf_common::ABI;
 use shunt_ebpf_common::control::Control;
 
-use crate::tables::Tables;
+use crate::tables::{MAPS, Tables};
 use crate::{Error, Pins};
 
 /// Built by build.rs.
@@ -71,7 +71,7 @@ impl Object {
         loader.map_max_entries("LISTENERS", size.mappings);
         loader.map_max_entries("MAPPINGS", size.mappings);
         loader.map_max_entries("PAIRS", size.pairs);
-        for name in ["FLOWS", "LISTENERS", "MAPPINGS", "PAIRS", "CONTROL", "COUNTERS"] {
+        for name in MAPS {
             // A map that is pinned there already is taken; otherwise it is made and pinned.
             loader.map_pin_path(name, pins.map(name));
         }
@@ -86,7 +86,7 @@ impl Object {
 
     /// The maps, for reading and changing what they hold. Can be had once.
     pub fn tables(&mut self) -> Result<Tables, Error> {
-        Tables::of(&mut self.ebpf)
+        Tables::of(&mut self.ebpf, &self.pins)
     }
 
     /// Attaches to an interface of the calling thread's network namespace, after the programs that are there; nothing,
@@ -109,6 +109,38 @@ impl Object {
             .try_into()
             .map_err(|error: aya::programs::links::LinkError| Error::kernel(&what, io::Error::other(error)))?;
         link.pin(&path).map(drop).map_err(|error| Error::kernel(&what, io::Error::other(error)))
+    }
+
+    /// Whether it is these programs that the interface runs.
+    pub fn is_attached(&mut self, interface: &str) -> Result<bool, Error> {
+        let what = format!("ask what is attached to {interface}");
+        let ours = self.program()?.info().map_err(|error| Error::program(&what, error))?.id();
+        let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)
+            .map_err(|error| Error::program(&what, error))?;
+        Ok(programs.iter().any(|program| program.id() == ours))
+    }
+
+    /// Attaches to the interface anew, whatever is pinned for it.
+    pub fn attach_again(&mut self, interface: &str) -> Result<(), Error> {
+        let what = || format!("unpin the link of {interface}");
+        let number = nix::net::if_::if_nametoindex(interface).map_err(|error| Error::kernel(what(), error))?;
+        self.pins.unlink(number)?;
+        self.attach(interface)
+    }
+
+    /// Lets go of the links of interfaces that are no more.
+    pub fn forget_gone(&self) -> Result<(), Error> {
+        for number in self.pins.linked()? {
+            if nix::net::if_::if_indextoname(number).is_err() {
+                self.pins.unlink(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of what is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// The program, to be tried on packets.

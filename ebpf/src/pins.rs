@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::{Error, sys};
 
 /// `statfs(2)`: BPF_FS_MAGIC.
 const BPF_FS: i64 = 0xcafe_4a11;
@@ -14,6 +14,11 @@ const BPF_FS: i64 = 0xcafe_4a11;
 pub struct Pins(PathBuf);
 
 impl Pins {
+    /// Whether there are maps of ours.
+    pub fn hold_maps(path: &Path) -> bool {
+        Self(path.to_path_buf()).map("CONTROL").exists()
+    }
+
     /// Makes the folder if it is not there.
     pub fn at(path: &Path) -> Result<Self, Error> {
         let pins = Self(path.to_path_buf());
@@ -53,8 +58,29 @@ impl Pins {
         Ok(interfaces)
     }
 
+    /// Ends the link of an interface: when this returns, its program does not run there any more.
+    pub fn unlink(&self, interface: u32) -> Result<(), Error> {
+        let path = self.link(interface);
+        match sys::detach(&path) {
+            // Its interface is gone, or somebody has detached it.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::ENOENT | libc::ENODEV)) => {}
+            detached => detached.map_err(|error| Error::kernel(format!("detach {}", path.display()), error))?,
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::kernel(format!("remove {}", path.display()), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes everything away: links first, so that no program runs on maps that are going.
     pub fn purge(&self) -> Result<(), Error> {
+        if self.links().exists() {
+            for interface in self.linked()? {
+                self.unlink(interface)?;
+            }
+        }
         for path in [self.links(), self.0.clone()] {
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

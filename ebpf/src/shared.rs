@@ -1,5 +1,5 @@
 //! An array map as memory that this process and the programs share (BPF_F_MMAPABLE): writing to it is a store, not a
-//! system call. All `unsafe` of this crate is here.
+//! system call.
 
 use std::io;
 use std::marker::PhantomData;

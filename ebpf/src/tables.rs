@@ -1,5 +1,9 @@
 //! What the maps hold, typed, and transactions on it.
 
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use shunt_ebpf_common::ABI;
@@ -7,9 +11,12 @@ use shunt_ebpf_common::control::{Control, Ports};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple};
 use shunt_ebpf_common::mapping::{Mapping, Pair, Versioned, Way};
+use shunt_ebpf_common::note::{Note, Noted, Owner};
 
-use crate::Error;
+use crate::flows::FlowTable;
+use crate::live::Liveness;
 use crate::shared::Shared;
+use crate::{Error, Pins};
 
 /// The address of a field, without a reference to what others read meanwhile.
 macro_rules! field {
@@ -18,24 +25,51 @@ macro_rules! field {
         unsafe { &raw mut (*$record).$field }
     };
 }
+
+/// The maps that the programs have.
+pub(crate) const MAPS: [&str; 6] = ["FLOWS", "LISTENERS", "MAPPINGS", "PAIRS", "CONTROL", "COUNTERS"];
+
+/// Those that only the agent has, each with as many elements as the one that it goes with.
+const NOTES: &str = "NOTES";
+const OWNERS: &str = "OWNERS";
+
 pub struct Tables {
     control: Shared<Control>,
     mappings: Shared<Mapping>,
+    notes: Shared<Noted>,
     pairs: Shared<Pair>,
+    owners: Shared<Owner>,
     listeners: HashMap<MapData, Endpoint, u32>,
     flows: HashMap<MapData, Tuple, Flow>,
-    counters: PerCpuArray<MapData, u64>,
+    table: FlowTable,
+    counts: Arc<Counts>,
+    /// Every map by its name, to be pinned again and looked at from elsewhere.
+    descriptors: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Tables {
-    pub(crate) fn of(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(crate) fn of(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, Error> {
+        let mut descriptors = Vec::new();
+        for name in MAPS {
+            descriptors.push((name, descriptor(ebpf, name)?));
+        }
+        let mappings: Shared<Mapping> = shared(ebpf, "MAPPINGS")?;
+        let pairs: Shared<Pair> = shared(ebpf, "PAIRS")?;
+        let (notes, descriptor) = beside::<Noted>(pins, NOTES, mappings.len())?;
+        descriptors.push((NOTES, descriptor));
+        let (owners, descriptor) = beside::<Owner>(pins, OWNERS, pairs.len())?;
+        descriptors.push((OWNERS, descriptor));
         let mut tables = Self {
             control: shared(ebpf, "CONTROL")?,
-            mappings: shared(ebpf, "MAPPINGS")?,
-            pairs: shared(ebpf, "PAIRS")?,
+            mappings,
+            notes,
+            pairs,
+            owners,
+            table: flow_table(ebpf)?,
             listeners: typed(ebpf, "LISTENERS")?,
             flows: typed(ebpf, "FLOWS")?,
-            counters: typed(ebpf, "COUNTERS")?,
+            counts: Arc::new(Counts(typed(ebpf, "COUNTERS")?)),
+            descriptors,
         };
         tables.recover();
         tables.control.put_field(0, |control| field!(control.abi), ABI);
@@ -57,6 +91,72 @@ impl Tables {
         self.control.put_field(0, |control| field!(control.ports), ports);
     }
 
+    /// The flow table, to be read and cleared from anywhere.
+    pub fn flow_table(&self) -> FlowTable {
+        self.table.clone()
+    }
+
+    /// What says whether a flow is live, to be asked from another thread.
+    pub fn liveness(&self) -> Result<Liveness, Error> {
+        Ok(Liveness::new(self.again("PAIRS", self.pairs.len())?, self.again("CONTROL", self.control.len())?))
+    }
+
+    /// Maps an array a second time.
+    fn again<T: aya::Pod>(&self, name: &'static str, len: u32) -> Result<Shared<T>, Error> {
+        let found = self.descriptors.iter().find(|(other, _)| *other == name);
+        let (_, descriptor) = found.ok_or(Error::Missing(name))?;
+        Shared::map(descriptor, len).map_err(|error| Error::kernel(format!("map {name}"), error))
+    }
+
+    /// What the programs count, to be read from anywhere.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Every map by its name.
+    pub(crate) fn descriptors(&self) -> &[(&'static str, OwnedFd)] {
+        &self.descriptors
+    }
+
+    /// Slots for mappings, and for pairs.
+    pub fn slots(&self) -> (u32, u32) {
+        (self.mappings.len(), self.pairs.len())
+    }
+
+    /// Where a mapping leads, and what is noted of it, as committed.
+    pub fn mapping(&self, slot: u32) -> (Way, Note) {
+        (in_force(self.mappings.get(slot), self.committed()), in_force(self.notes.get(slot), self.committed()))
+    }
+
+    /// A pair's listener, its backend, and until when it is live, as committed.
+    pub fn pair(&self, slot: u32) -> (Endpoint, Endpoint, u64) {
+        let pair = self.pairs.get(slot);
+        (self.owners.get(slot).listener, pair.backend, in_force(pair.live_until, self.committed()))
+    }
+
+    /// The listeners and the slots of their mappings.
+    pub fn listeners(&self) -> Result<Vec<(Endpoint, u32)>, Error> {
+        let all: Result<_, _> = self.listeners.iter().collect();
+        all.map_err(|error| Error::map("read the listeners", error))
+    }
+
+    /// Gives a listener its mapping, which must be absent: only with a way does it exist.
+    pub fn listen(&mut self, listener: Endpoint, slot: u32) -> Result<(), Error> {
+        let what = || format!("enter the listener {}", crate::socket_address(&listener));
+        self.listeners.insert(listener, slot, 0).map_err(|error| Error::map(what(), error))
+    }
+
+    /// Takes a listener away, whose mapping must be absent.
+    pub fn forget(&mut self, listener: &Endpoint) -> Result<(), Error> {
+        match self.listeners.remove(listener) {
+            Err(error) if !is_missing(&error) => {
+                let what = format!("take the listener {} away", crate::socket_address(listener));
+                Err(Error::map(what, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Begins a change. Nothing of it counts before it is committed.
     pub fn begin(&mut self) -> Transaction<'_> {
         let committed = self.committed();
@@ -70,8 +170,7 @@ impl Tables {
 
     /// A counter's sum over all processors.
     pub fn count(&self, counter: Counter) -> Result<u64, Error> {
-        let each = self.counters.get(&(counter as u32), 0).map_err(|error| Error::map("read the counters", error))?;
-        Ok(each.iter().sum())
+        self.counts.count(counter)
     }
 
     /// Undoes what an agent that died had staged.
@@ -79,10 +178,22 @@ impl Tables {
         let committed = self.committed();
         for slot in 0..self.mappings.len() {
             self.mappings.unstage(slot, |mapping| mapping, committed);
+            self.notes.unstage(slot, |note| note, committed);
         }
         for slot in 0..self.pairs.len() {
             self.pairs.unstage(slot, |pair| field!(pair.live_until), committed);
         }
+    }
+}
+
+/// What the programs count.
+pub struct Counts(PerCpuArray<MapData, u64>);
+
+impl Counts {
+    /// A counter's sum over all processors.
+    pub fn count(&self, counter: Counter) -> Result<u64, Error> {
+        let each = self.0.get(&(counter as u32), 0).map_err(|error| Error::map("read the counters", error))?;
+        Ok(each.iter().sum())
     }
 }
 
@@ -96,8 +207,9 @@ pub struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Gives a slot to another pair, dead until it is said to live: whatever flows its former one had are over. Not part
-    /// of the transaction, so the slot must not be in use.
-    pub fn assign(&mut self, slot: u32, backend: Endpoint) {
+    /// of the transaction, so the slot must not be in use, nor have been when the last program began that still runs.
+    pub fn assign(&mut self, slot: u32, listener: Endpoint, backend: Endpoint) {
+        self.tables.owners.put(slot, Owner { listener, zero: 0 });
         let generation = self.tables.pairs.get(slot).generation.wrapping_add(1);
         let live_until = Versioned { transaction: 0, new: 0, old: 0 };
         self.tables.pairs.put(slot, Pair { live_until, generation, backend });
@@ -113,10 +225,14 @@ impl Transaction<'_> {
         self.tables.mappings.stage(slot, |mapping| mapping, self.committed, way);
     }
 
-    /// Gives a listener its mapping, which must be absent: only with a way does it exist.
+    /// Says what the next agent must know of a mapping.
+    pub fn note(&mut self, slot: u32, note: Note) {
+        self.tables.notes.stage(slot, |noted| noted, self.committed, note);
+    }
+
+    /// Gives a listener its mapping at once; see [`Tables::listen`].
     pub fn listen(&mut self, listener: Endpoint, slot: u32) -> Result<(), Error> {
-        let what = || format!("enter the listener {}", crate::socket_address(&listener));
-        self.tables.listeners.insert(listener, slot, 0).map_err(|error| Error::map(what(), error))
+        self.tables.listen(listener, slot)
     }
 
     /// Puts all of it into force, in one store.
@@ -132,6 +248,61 @@ impl Drop for Transaction<'_> {
         if !self.done {
             self.tables.recover();
         }
+    }
+}
+
+fn in_force<T>(record: Versioned<T>, committed: u64) -> T {
+    if record.transaction <= committed { record.new } else { record.old }
+}
+
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+    let map = match ebpf.map(name) {
+        Some(Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) => map,
+        _ => return Err(Error::Missing(name)),
+    };
+    map.fd().as_fd().try_clone_to_owned().map_err(|error| Error::kernel(format!("hold on to {name}"), error))
+}
+
+fn flow_table(ebpf: &Ebpf) -> Result<FlowTable, Error> {
+    const NAME: &str = "FLOWS";
+    let Some(Map::HashMap(map)) = ebpf.map(NAME) else { return Err(Error::Missing(NAME)) };
+    let info = map.info().map_err(|error| Error::map(format!("look at {NAME}"), error))?;
+    if (info.key_size() as usize, info.value_size() as usize) != (size_of::<Tuple>(), size_of::<Flow>()) {
+        return Err(Error::Missing(NAME));
+    }
+    Ok(FlowTable::new(descriptor(ebpf, NAME)?, info.max_entries()))
+}
+
+/// An array that no program has: the one that is pinned there, or a new one.
+fn beside<T: aya::Pod>(pins: &Pins, name: &'static str, len: u32) -> Result<(Shared<T>, OwnedFd), Error> {
+    let path = pins.map(name);
+    let map = if path.exists() {
+        MapData::from_pin(&path).map_err(|error| Error::map(format!("take {}", path.display()), error))?
+    } else {
+        let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        let shape = aya_obj::Map::new_from_params(kind, 4, size_of::<T>() as u32, len, BPF_F_MMAPABLE);
+        let map = MapData::create(shape, name, None).map_err(|error| Error::map(format!("make {name}"), error))?;
+        map.pin(&path).map_err(|error| Error::kernel(format!("pin {name}"), io::Error::other(error)))?;
+        map
+    };
+    let info = map.info().map_err(|error| Error::map(format!("look at {name}"), error))?;
+    if (info.value_size() as usize, info.max_entries()) != (size_of::<T>(), len) {
+        return Err(Error::Missing(name));
+    }
+    let failed = |error| Error::kernel(format!("map {name}"), error);
+    let shared = Shared::map(map.fd(), len).map_err(failed)?;
+    Ok((shared, map.fd().as_fd().try_clone_to_owned().map_err(failed)?))
+}
+
+/// linux/bpf.h
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+fn is_missing(error: &aya::maps::MapError) -> bool {
+    use aya::maps::MapError;
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(call) => call.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
     }
 }
 

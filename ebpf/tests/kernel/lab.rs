@@ -86,7 +86,7 @@ impl Lab<'_> {
         let ip = self.ip;
         let mut change = self.tables.begin();
         let slot = PAIRS[usize::from(db)];
-        change.assign(slot, endpoint(ip.db(db)));
+        change.assign(slot, endpoint(ip.listener()), endpoint(ip.db(db)));
         change.live(slot, FOR_EVER);
         change.live(PAIRS[usize::from(1 - db)], 0);
         change.lead(LISTENER, to(slot));
