@@ -201,6 +201,10 @@ mod nft {
     conforms!(crate::subjects::Nft);
 }
 
+mod ebpf {
+    conforms!(crate::subjects::Ebpf);
+}
+
 mod memory {
     keeps_books!(crate::subjects::in_memory);
 }

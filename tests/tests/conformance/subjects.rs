@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use shunt_core::datapath::memory::Memory;
 use shunt_core::datapath::{Datapath, DatapathError};
+use shunt_ebpf::{EbpfDatapath, Size};
 use shunt_rules::{NftDatapath, Options};
 use shunt_tests::star::Ip;
 
@@ -16,6 +19,25 @@ pub struct Nft;
 impl Subject for Nft {
     fn open() -> Result<Box<dyn Datapath>, DatapathError> {
         Ok(Box::new(NftDatapath::open(Options::default())?))
+    }
+}
+
+pub struct Ebpf;
+
+impl Subject for Ebpf {
+    /// A bpf file system that only the test sees, in a mount namespace of its thread's: it goes with the thread, however
+    /// the test ends.
+    fn prepare() -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).context("cannot mount a bpf file system")
+    }
+
+    fn open() -> Result<Box<dyn Datapath>, DatapathError> {
+        // More than any test has; a million would take as many megabytes as there are tests at a time.
+        let size = Size { flows: 50_000, mappings: 1024, pairs: 4096 };
+        Ok(Box::new(EbpfDatapath::open(shunt_ebpf::Options { size, ..shunt_ebpf::Options::default() })?))
     }
 }
 
