@@ -52,7 +52,10 @@ fn collect(table: &FlowTable, tuple: Tuple, flow: Flow, now: u64) -> io::Result<
             table.remove(&both)?;
             return Ok(2);
         }
-    } else if table.get(&flow.rewritten.reversed())?.is_none_or(|client| client.opened != flow.opened) {
+        return Ok(0);
+    }
+    let other = table.get(&flow.rewritten.reversed())?;
+    if !other.is_some_and(|other| is_clients(&other) && other.rewritten.reversed() == tuple) {
         // Whoever was taking the flow away did not come to this one.
         return Ok(u64::from(table.remove_entry(&tuple, flow.opened)?));
     }

@@ -1,5 +1,6 @@
 //! The programs: loaded once, attached to interfaces, and exchanged for newer ones without a packet in between.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
@@ -130,12 +131,10 @@ impl Object {
 
     /// Lets go of the links of interfaces that are no more.
     pub fn forget_gone(&self) -> Result<(), Error> {
-        for number in self.pins.linked()? {
-            if nix::net::if_::if_indextoname(number).is_err() {
-                self.pins.unlink(number)?;
-            }
-        }
-        Ok(())
+        let there = nix::net::if_::if_nameindex().map_err(|error| Error::kernel("list the interfaces", error))?;
+        let there: BTreeSet<u32> = there.iter().map(nix::net::if_::Interface::index).collect();
+        let gone = self.pins.linked()?.into_iter().filter(|number| !there.contains(number));
+        gone.into_iter().try_for_each(|number| self.pins.unlink(number))
     }
 
     /// The folder of what is pinned.

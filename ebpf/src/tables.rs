@@ -256,9 +256,8 @@ fn in_force<T>(record: Versioned<T>, committed: u64) -> T {
 }
 
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
-    let map = match ebpf.map(name) {
-        Some(Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) => map,
-        _ => return Err(Error::Missing(name)),
+    let Some(Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) = ebpf.map(name) else {
+        return Err(Error::Missing(name));
     };
     map.fd().as_fd().try_clone_to_owned().map_err(|error| Error::kernel(format!("hold on to {name}"), error))
 }

@@ -174,7 +174,8 @@ impl Whole {
         (told == packet.len()).then(|| Self { head, data: data.into() })
     }
 
-    pub fn len(&self) -> usize {
+    /// Bytes of data.
+    pub fn carries(&self) -> usize {
         self.data.len()
     }
 

@@ -59,7 +59,9 @@ impl Loaded {
         let orphans: Vec<u32> = found.pairs.keys().filter(|slot| !ours.contains_key(slot)).copied().collect();
         if !orphans.is_empty() {
             let mut change = self.tables.begin();
-            orphans.iter().for_each(|slot| change.live(*slot, 0));
+            for slot in orphans {
+                change.live(slot, 0);
+            }
             change.commit();
         }
         for listener in found.mappings.keys().filter(|one| !held(one)) {
@@ -210,9 +212,15 @@ impl Loaded {
                 change.assign(slot, endpoint(pair.listener), endpoint(pair.backend));
                 change.live(slot, live.get(&slot).copied().unwrap_or(0));
             }
-            wrong.into_iter().for_each(|(slot, until)| change.live(slot, until));
-            ways.into_iter().for_each(|(seat, way)| change.lead(seat, way));
-            notes.into_iter().for_each(|(seat, note)| change.note(seat, note));
+            for (slot, until) in wrong {
+                change.live(slot, until);
+            }
+            for (seat, way) in ways {
+                change.lead(seat, way);
+            }
+            for (seat, note) in notes {
+                change.note(seat, note);
+            }
             change.commit();
             grace::wait();
             self.severer.look(begin);

@@ -54,7 +54,7 @@ impl Room {
             let is_late = now.saturating_duration_since(released) < LATE_WITHIN;
             return is_late.then_some((listener, packet));
         }
-        let len = packet.len();
+        let len = packet.carries();
         let full = kept.packets.len() >= PACKETS_OF_ONE || kept.bytes + len > OF_ONE || self.bytes + len > OF_ALL;
         if !full && !kept.packets.iter().any(|other| packet.repeats(other)) {
             kept.bytes += len;
