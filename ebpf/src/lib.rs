@@ -6,6 +6,7 @@
 mod address;
 mod error;
 mod object;
+mod orders;
 mod pins;
 mod shared;
 mod tables;

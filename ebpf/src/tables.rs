@@ -1,12 +1,17 @@
 //! What the maps hold, typed, and transactions on it.
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use shunt_ebpf_common::ABI;
+use shunt_ebpf_common::admission::{Listed, Places, Source};
 use shunt_ebpf_common::control::{Control, Ports};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple};
+use shunt_ebpf_common::kept::{Frame, PACKET, Piece, SYN};
 use shunt_ebpf_common::mapping::{Mapping, Pair, Versioned, Way};
+use shunt_ebpf_common::pool::Pool;
+use shunt_ebpf_common::tally::Tally;
 
 use crate::Error;
 use crate::shared::Shared;
@@ -25,6 +30,12 @@ pub struct Tables {
     listeners: HashMap<MapData, Endpoint, u32>,
     flows: HashMap<MapData, Tuple, Flow>,
     counters: PerCpuArray<MapData, u64>,
+    tallies: Shared<Tally>,
+    pools: Shared<Pool>,
+    allowed: LpmTrie<MapData, Listed, u32>,
+    sources: HashMap<MapData, Source, Places>,
+    held: HashMap<MapData, Tuple, Frame<SYN>>,
+    kept: HashMap<MapData, Piece, Frame<PACKET>>,
 }
 
 impl Tables {
@@ -36,6 +47,12 @@ impl Tables {
             listeners: typed(ebpf, "LISTENERS")?,
             flows: typed(ebpf, "FLOWS")?,
             counters: typed(ebpf, "COUNTERS")?,
+            tallies: shared(ebpf, "TALLIES")?,
+            pools: shared(ebpf, "POOLS")?,
+            allowed: typed(ebpf, "ALLOWED")?,
+            sources: typed(ebpf, "SOURCES")?,
+            held: typed(ebpf, "HELD")?,
+            kept: typed(ebpf, "KEPT")?,
         };
         tables.recover();
         tables.control.put_field(0, |control| field!(control.abi), ABI);
@@ -72,6 +89,64 @@ impl Tables {
     pub fn count(&self, counter: Counter) -> Result<u64, Error> {
         let each = self.counters.get(&(counter as u32), 0).map_err(|error| Error::map("read the counters", error))?;
         Ok(each.iter().sum())
+    }
+
+    /// What was counted for the mapping in that slot.
+    pub fn tally(&self, slot: u32) -> Tally {
+        self.tallies.get(slot)
+    }
+
+    /// Enters a network into a list of those who may connect, which no mapping has yet.
+    pub fn allow(&mut self, list: u32, network: Endpoint, length: u8) -> Result<(), Error> {
+        let prefix = Listed::prefix(length, network.address.is_v4());
+        let key = Key::new(prefix, Listed { list, address: network.address });
+        self.allowed.insert(&key, 1, 0).map_err(|error| Error::map("enter a network that may connect", error))
+    }
+
+    /// Fills a slot with a pool, which no mapping has yet.
+    pub fn set_pool(&mut self, slot: u32, pool: Pool) {
+        self.pools.put(slot, pool);
+    }
+
+    /// The clients that are counted one by one.
+    pub fn sources(&self) -> impl Iterator<Item = Result<(Source, Places), Error>> + '_ {
+        self.sources.iter().map(|entry| entry.map_err(|error| Error::map("read the sources", error)))
+    }
+
+    /// Takes the SYNs out that wait for the mapping in that slot, in the order in which they came.
+    pub fn take_held(&mut self, slot: u32) -> Result<Vec<Frame<SYN>>, Error> {
+        let mut found = Vec::new();
+        for entry in &self.held {
+            let (key, frame) = entry.map_err(|error| Error::map("read the held SYNs", error))?;
+            if frame.mapping == slot {
+                found.push((key, frame));
+            }
+        }
+        for (key, _) in &found {
+            // Only we take them out; one that has come anew meanwhile goes with the old one, and is the same client's.
+            let _ = self.held.remove(key);
+        }
+        self.tallies.put_field(slot, |tally| field!(tally.waiting), 0);
+        found.sort_unstable_by_key(|(_, frame)| frame.came);
+        Ok(found.into_iter().map(|(_, frame)| frame).collect())
+    }
+
+    /// Takes out what the client of a blocked flow has sent, in the order in which it came.
+    pub fn take_kept(&mut self, flow: &Tuple) -> Result<Vec<Frame<PACKET>>, Error> {
+        let mut found = Vec::new();
+        for key in self.kept.keys() {
+            let key = key.map_err(|error| Error::map("read the kept packets", error))?;
+            if key.tuple == *flow
+                && let Ok(frame) = self.kept.get(&key, 0)
+            {
+                found.push((key, frame));
+            }
+        }
+        for (key, _) in &found {
+            let _ = self.kept.remove(key);
+        }
+        found.sort_unstable_by_key(|(_, frame)| frame.came);
+        Ok(found.into_iter().map(|(_, frame)| frame).collect())
     }
 
     /// Undoes what an agent that died had staged.
