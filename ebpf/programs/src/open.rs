@@ -147,8 +147,17 @@ fn entered<I: Ip>(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way, pl
     };
     // SAFETY: likewise.
     let (kind, pool) = unsafe { ((*way).source, (*way).pool) };
+    let mut here = 0;
     if kind == source::MASQUERADE {
-        rewritten.source = route::source::<I>(ctx, rewritten, fib).ok_or(Counter::Unroutable)?;
+        if let Some(source) = route::source::<I>(ctx, rewritten, fib) {
+            rewritten.source = source;
+        } else if has_socket::<I>(ctx, rewritten, socket) {
+            // The backend is on the proxy itself. The host speaks to itself from the very address that it speaks to.
+            rewritten.source = backend.address;
+            here = state::TO_HOST;
+        } else {
+            return Err(Counter::Unroutable);
+        }
     } else if kind == source::POOL {
         rewritten.source = pooled(pool).ok_or(Counter::NoPort)?;
     }
@@ -164,7 +173,7 @@ fn entered<I: Ip>(ctx: &TcContext, tuple: &Tuple, slot: u32, way: *const Way, pl
         taken::<I>(flow, rewritten).map_err(|error| if error == EEXIST { Counter::NoPort } else { Counter::Full })?;
     }
     flow.rewritten = *rewritten;
-    flow.state = state::FROM_CLIENT;
+    flow.state = state::FROM_CLIENT | here;
     flow.marks = places;
     (flow.address_sum, flow.port_sum) = carry::sums::<I>(tuple, rewritten);
     if let Err(error) = FLOWS.insert(tuple, &*flow, BPF_NOEXIST.into()) {
@@ -248,20 +257,25 @@ fn taken<I: Ip>(flow: &mut Flow, rewritten: &Tuple) -> Result<(), i32> {
 /// Whether the backend's answers would belong to a connection of the host itself, as its probes are.
 #[inline(always)]
 fn is_the_hosts_own<I: Ip>(ctx: &TcContext, rewritten: &Tuple, question: &mut bpf_sock_tuple) -> bool {
-    // As the backend's packet would have them.
+    has_socket::<I>(ctx, &rewritten.reversed(), question)
+}
+
+/// Whether a socket of the host would take packets with these addresses. `question` is room to ask in.
+#[inline(always)]
+fn has_socket<I: Ip>(ctx: &TcContext, packet: &Tuple, question: &mut bpf_sock_tuple) -> bool {
     if I::SOCKET_TUPLE == size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32 {
         question.__bindgen_anon_1.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-            saddr: rewritten.target.0,
-            daddr: rewritten.source.0,
-            sport: rewritten.target_port,
-            dport: rewritten.source_port,
+            saddr: packet.source.0,
+            daddr: packet.target.0,
+            sport: packet.source_port,
+            dport: packet.target_port,
         };
     } else {
         question.__bindgen_anon_1.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: rewritten.target.raw_v4(),
-            daddr: rewritten.source.raw_v4(),
-            sport: rewritten.target_port,
-            dport: rewritten.source_port,
+            saddr: packet.source.raw_v4(),
+            daddr: packet.target.raw_v4(),
+            sport: packet.source_port,
+            dport: packet.target_port,
         };
     }
     // SAFETY: both live, and the size is that of the family's member.

@@ -77,18 +77,23 @@ fn a_client_on_the_proxy_hears_both() -> Result<()> {
     on_both("complaining::a_client_on_the_proxy", |lab| to_a_far_backend(lab, 5, PROXY))
 }
 
+/// A client behind a link that is narrow at that network.
+fn from_a_far_client(mut lab: Lab<'_>, narrow: u8) -> Result<()> {
+    let far = Far::new(lab.star, narrow, NARROW)?;
+    lab.attach()?;
+    lab.object.attach("to4")?;
+    lab.lead(0)?;
+    let mut at_the_backend = too_big(lab.star.host(DBS[0]))?;
+    let listener = lab.listener();
+    let call = far.host.inside(|| Conversation::open(listener, PATIENCE))?.with_context(|| lab.counts())?;
+    transfer(&call).with_context(|| lab.counts())?;
+    ensure!(told(&mut at_the_backend)? > 0, "the path was not narrow for the backend");
+    assert_eq!(lab.count(Counter::Failed), 0);
+    Ok(())
+}
+
 #[test]
-fn a_router_on_the_clients_side_is_heard_by_the_backend() -> Result<()> {
-    on_both("complaining::a_router_on_the_clients_side", |mut lab| {
-        let far = Far::new(lab.star, 5, NARROW)?;
-        lab.attach()?;
-        lab.object.attach("to4")?;
-        lab.lead(0)?;
-        let mut at_the_backend = too_big(lab.star.host(DBS[0]))?;
-        let listener = lab.listener();
-        let call = far.host.inside(|| Conversation::open(listener, PATIENCE))?.with_context(|| lab.counts())?;
-        transfer(&call).with_context(|| lab.counts())?;
-        ensure!(told(&mut at_the_backend)? > 0, "the path was not narrow for the backend");
-        Ok(())
-    })
+fn a_backend_hears_how_narrow_the_way_to_the_client_is() -> Result<()> {
+    on_both("complaining::a_backend_hears", |lab| from_a_far_client(lab, 4))?;
+    on_both("complaining::a_backend_hears", |lab| from_a_far_client(lab, 5))
 }

@@ -1,13 +1,16 @@
 //! Clients on the proxy itself, and a backend that is its own client.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use shunt_ebpf::common::flow::state;
+use shunt_ebpf::common::mapping::{FOR_EVER, kind};
+use shunt_ebpf::endpoint;
 use shunt_tests::eventually;
-use shunt_tests::star::{DBS, PATIENCE, PROXY};
+use shunt_tests::star::{CLIENT, DBS, PATIENCE, PROXY, Server};
 
-use crate::lab::on_both;
+use crate::lab::{LISTENER, PAIRS, fence, on_both, to};
 
 #[test]
 fn a_client_on_the_proxy_is_served_and_reset() -> Result<()> {
@@ -34,10 +37,42 @@ fn a_client_on_the_proxy_is_refused() -> Result<()> {
         lab.attach()?;
         lab.lead(0)?;
         let mut change = lab.tables.begin();
-        change.lead(crate::lab::LISTENER, crate::lab::fence(shunt_ebpf::common::mapping::kind::REFUSES));
+        change.lead(LISTENER, fence(kind::REFUSES));
         change.commit();
         let refused = lab.star.dial(PROXY, lab.listener()).map(drop).map_err(|error| error.kind());
         assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_backend_on_the_proxy_itself_is_reached_and_reset() -> Result<()> {
+    const OWN: u16 = 3399;
+    on_both("local::a_backend_on_the_proxy", |mut lab| {
+        let server = Server::start("own", OWN)?;
+        let (listener, backend) = (lab.listener(), SocketAddr::new(lab.ip.address(2, 1), OWN));
+        lab.attach()?;
+        let mut change = lab.tables.begin();
+        change.assign(PAIRS[0], endpoint(backend));
+        change.live(PAIRS[0], FOR_EVER);
+        change.lead(LISTENER, to(PAIRS[0]));
+        change.listen(endpoint(listener), LISTENER)?;
+        change.commit();
+        let mut idle = Vec::new();
+        for host in [CLIENT, PROXY, DBS[0]] {
+            let call = lab.star.dial(host, listener).with_context(|| lab.counts())?;
+            assert_eq!((call.server.as_str(), call.seen_as.ip()), ("own", backend.ip()), "{host}");
+            call.echo()?;
+            idle.push(call);
+        }
+        let mut change = lab.tables.begin();
+        change.live(PAIRS[0], 0);
+        change.commit();
+        ensure!(idle[0].is_reset(), "the client was not reset");
+        for call in &idle[1..] {
+            server.say(call.seen_as, "hello")?;
+            eventually("the server's end", PATIENCE, || Ok(server.end_of(call.seen_as)))?;
+        }
         Ok(())
     })
 }
