@@ -4,10 +4,11 @@
 use std::io;
 
 use shunt_ebpf_common::flow::{Flow, Tuple};
+use shunt_ebpf_common::manage::{Command, what};
 
 use crate::clock::nanoseconds;
 use crate::flows::{FlowTable, is_clients};
-use crate::phase::{CLOSED, is_forgotten};
+use crate::phase::{CLOSED, patience, phase, seen};
 use crate::sys::Place;
 
 /// Batches that a call reads: 64 thousand entries or so. A million flows are gone through in half a minute, if it is
@@ -21,7 +22,7 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Goes on through the table. How many entries were taken out of it.
+    /// Goes on through the table. How many flows were taken out of it.
     pub fn go_on(&mut self, table: &FlowTable, now: u64) -> io::Result<u64> {
         let mut quiet: Vec<(Tuple, Flow)> = Vec::new();
         let mut walk = table.walk_from(self.place);
@@ -37,27 +38,31 @@ impl Collector {
                 break;
             }
         }
-        let mut taken = 0;
+        let mut forget = Vec::new();
         for (tuple, flow) in quiet {
-            taken += collect(table, tuple, flow, now)?;
+            forget.extend(command(table, tuple, flow, now)?);
         }
-        Ok(taken)
+        table.manage(&forget)
     }
 }
 
-fn collect(table: &FlowTable, tuple: Tuple, flow: Flow, now: u64) -> io::Result<u64> {
+/// What is to be said of it to the programs, if anything.
+fn command(table: &FlowTable, tuple: Tuple, flow: Flow, now: u64) -> io::Result<Option<Command>> {
+    let forget = |what, unseen_since| Ok(Some(Command { flow: tuple, unseen_since, what, zero: 0 }));
     if is_clients(&flow) {
         let both = table.both(tuple, flow)?;
-        if is_forgotten(&both, now) {
-            table.remove(&both)?;
-            return Ok(2);
-        }
-        return Ok(0);
+        let since = now.saturating_sub(patience(&both));
+        return match phase(&both) {
+            _ if seen(&both) >= since => Ok(None),
+            None => forget(what::FORGET_CLOSED, since),
+            Some(_) => forget(what::FORGET_IDLE, since),
+        };
     }
-    let other = table.get(&flow.rewritten.reversed())?;
-    if !other.is_some_and(|other| is_clients(&other) && other.rewritten.reversed() == tuple) {
-        // Whoever was taking the flow away did not come to this one.
-        return Ok(u64::from(table.remove_entry(&tuple, flow.opened)?));
+    if table.get(&flow.rewritten.reversed())?.is_some() {
+        // Its client's direction, or that of a flow which the client has begun since: then it waits for the end of that
+        // one, for the programs would take both away.
+        return Ok(None);
     }
-    Ok(0)
+    // Whoever was taking the flow away did not come to this one.
+    forget(what::FORGET_IDLE, now.saturating_sub(nanoseconds(CLOSED)))
 }

@@ -3,6 +3,7 @@
 //! What was committed is kept here and compared with the maps only by [`EbpfDatapath::reconcile`]; applying a change reads
 //! no map. Programs are loaded with the first change, or when there are pinned ones to adopt.
 
+mod block;
 mod commit;
 mod restore;
 
@@ -60,6 +61,7 @@ pub struct EbpfDatapath {
     shelf: Shelf,
     /// Listeners whose lease ran out while no agent was there, until they are told of.
     lapsed: Vec<SocketAddr>,
+    blocked: BTreeSet<Tuple>,
     _lock: UnixListener,
 }
 
@@ -87,6 +89,7 @@ impl EbpfDatapath {
             loaded: None,
             shelf: Shelf::default(),
             lapsed: Vec::new(),
+            blocked: BTreeSet::new(),
             _lock: lock,
         };
         if Pins::hold_maps(&datapath.folder) {
@@ -107,8 +110,8 @@ impl EbpfDatapath {
         self.state = State::adopt(&found);
         loaded.take_seats(&found, &self.state)?;
         tracing::info!(listeners = self.state.listeners.len(), "adopted the maps");
-        let now = clock::now();
-        let (plan, lapsed) = self.state.lapse(now);
+        self.adopt_blocked()?;
+        let (plan, lapsed) = self.state.lapse(clock::now());
         if plan.changed() > 0 {
             self.commit(plan)?;
         }
@@ -135,7 +138,11 @@ impl EbpfDatapath {
             Ok(Loaded { object, tables, slots, severer, collector: Collector::default() })
         });
         let loaded = loaded.map_err(kernel("enter the datapath's network namespace"))??;
-        let readable = Readable { table: loaded.tables.flow_table(), counts: loaded.tables.counts() };
+        let readable = Readable {
+            table: loaded.tables.flow_table(),
+            counts: loaded.tables.counts(),
+            tallies: loaded.tables.tallies()?,
+        };
         *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(readable);
         self.loaded = Some(loaded);
         self.attach()
@@ -224,18 +231,15 @@ impl Datapath for EbpfDatapath {
             grace::wait();
             loaded.severer.flows(dead, since);
         }
-        Ok(())
+        self.forget_kept(flows)
     }
 
     fn block(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
-        let Some(Tuple { client, listener }) = flows.first() else { return Ok(()) };
-        let why = "the eBPF datapath cannot stop single flows for a moment yet";
-        Err(DatapathError::Unsupported(format!("the flow {client} → {listener} cannot be blocked: {why}")))
+        self.stop(flows)
     }
 
-    fn unblock(&mut self, _flows: &[Tuple]) -> Result<(), DatapathError> {
-        // None is blocked.
-        Ok(())
+    fn unblock(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        self.let_go(flows)
     }
 
     fn severed(&mut self) -> Vec<Severed> {
@@ -254,6 +258,7 @@ impl Datapath for EbpfDatapath {
         *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.state = State::default();
         self.lapsed.clear();
+        self.blocked.clear();
         let had = self.loaded.take();
         let pins = match had {
             Some(loaded) => loaded.object.pins().clone(),

@@ -1,4 +1,4 @@
-//! The flow table as the agent sees it: read, walked through, and taken from. Whoever has a clone has it for itself: a walk
+//! The flow table as the agent sees it: read, walked through, and cleared by the programs at its word. Whoever has a clone has it for itself: a walk
 //! through a million flows makes no commit wait.
 
 use std::io;
@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use shunt_ebpf_common::flow::{Flow, Tuple, state};
+use shunt_ebpf_common::manage::{Command, MAX_COMMANDS};
 
+use crate::orders::packet;
 use crate::sys::{self, Place};
 
 /// Entries that are read at a time, some hundred kilobytes.
@@ -16,6 +18,7 @@ const BATCH: usize = 2048;
 pub struct FlowTable {
     map: Arc<OwnedFd>,
     entries: u32,
+    manage: Arc<OwnedFd>,
 }
 
 /// Both directions of a connection.
@@ -29,9 +32,9 @@ pub struct Both {
 }
 
 impl FlowTable {
-    /// The map must be one of tuples and flows, with room for `entries`.
-    pub(crate) fn new(map: OwnedFd, entries: u32) -> Self {
-        Self { map: Arc::new(map), entries }
+    /// The map must be one of tuples and flows, with room for `entries`; the program is that which takes orders.
+    pub(crate) fn new(map: OwnedFd, entries: u32, manage: OwnedFd) -> Self {
+        Self { map: Arc::new(map), entries, manage: Arc::new(manage) }
     }
 
     /// How many flows fit.
@@ -53,19 +56,14 @@ impl FlowTable {
         sys::replace(self.map.as_fd(), key, flow)
     }
 
-    /// Takes both directions away, each only if it is still that flow's: a client can have begun anew from the same port.
-    pub fn remove(&self, flow: &Both) -> io::Result<()> {
-        // The backend's port is given back first, and the client's direction stays until then: a SYN that comes meanwhile
-        // finds it, and takes what is left of it away itself.
-        for key in [flow.client.rewritten.reversed(), flow.tuple] {
-            self.remove_entry(&key, flow.client.opened)?;
+    /// Has commands carried out; how many were. A flow that is not, or no more, what a command says is left alone: a client
+    /// can have begun anew from the same port.
+    pub fn manage(&self, commands: &[Command]) -> io::Result<u64> {
+        let mut done = 0;
+        for commands in commands.chunks(MAX_COMMANDS) {
+            done += u64::from(sys::run(self.manage.as_fd(), &packet(commands))?);
         }
-        Ok(())
-    }
-
-    /// Takes an entry away if it was opened at that time.
-    pub fn remove_entry(&self, key: &Tuple, opened: u64) -> io::Result<bool> {
-        Ok(self.get(key)?.is_some_and(|found| found.opened == opened) && sys::delete(self.map.as_fd(), key)?)
+        Ok(done)
     }
 
     /// A walk from the beginning.

@@ -11,12 +11,13 @@ use nix::sys::socket::{
 };
 
 /// Those that the host routes by: with an address, and with an Ethernet header, which programs look for. Ports of bridges
-/// and bonds have no address, and what comes in by them comes in by the bridge or bond once more.
+/// and bonds have no address, and what comes in by them comes in by the bridge or bond once more. The loopback has a header
+/// of that kind, too: clients on the host itself come in by it.
 pub fn routed() -> io::Result<BTreeSet<String>> {
     let (mut ethernet, mut addressed) = (BTreeSet::new(), BTreeSet::new());
     for entry in getifaddrs()? {
         if entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
-            continue;
+            ethernet.insert(entry.interface_name.clone());
         }
         let Some(address) = entry.address else { continue };
         if let Some(link) = address.as_link_addr() {

@@ -16,6 +16,7 @@ mod live;
 mod meter;
 mod namespace;
 mod object;
+mod orders;
 mod phase;
 mod pins;
 mod sever;

@@ -11,19 +11,21 @@ use shunt_core::datapath::{DatapathError, Meter, PortUse, Refused, Usage};
 use shunt_core::flow::{Flow, FlowFilter, Phase, Traffic, Tuple};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::state;
+use shunt_ebpf_common::tally::Event;
 use shunt_wire::kernel;
 
 use crate::clock;
 use crate::ends;
 use crate::flows::{Both, FlowTable, is_clients};
 use crate::phase::{phase, seen};
-use crate::tables::Counts;
+use crate::tables::{Counts, Tallies};
 
 /// What there is to read, as long as the programs are loaded.
 #[derive(Clone)]
 pub(crate) struct Readable {
     pub table: FlowTable,
     pub counts: Arc<Counts>,
+    pub tallies: Arc<Tallies>,
 }
 
 /// Where the datapath puts it, and meters find it.
@@ -123,7 +125,7 @@ impl Meter for EbpfMeter {
     }
 
     fn usage(&mut self, listeners: &[SocketAddr]) -> Result<Usage, DatapathError> {
-        let Some(Readable { table, counts }) = self.readable() else { return Ok(Usage::default()) };
+        let Some(Readable { table, counts, .. }) = self.readable() else { return Ok(Usage::default()) };
         let listeners: BTreeSet<_> = listeners.iter().copied().collect();
         let (mut flows, mut taken) = (0, BTreeMap::new());
         let walked = table.walk().each(|key, flow| {
@@ -145,8 +147,17 @@ impl Meter for EbpfMeter {
     }
 
     fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
-        // There is neither a list nor a limit yet by which anybody could be refused: mappings that have one are not taken.
-        Ok(BTreeMap::new())
+        let Some(Readable { tallies, .. }) = self.readable() else { return Ok(BTreeMap::new()) };
+        let told = tallies.all().map_err(|error| kernel("read the listeners")(io::Error::other(error)))?;
+        let refused = told.into_iter().map(|(listener, tally)| {
+            let refused = Refused {
+                not_allowed: tally.count(Event::NotAllowed),
+                over_limit: tally.count(Event::OverLimit),
+                over_source_limit: tally.count(Event::OverSourceLimit),
+            };
+            (listener, refused)
+        });
+        Ok(refused.collect())
     }
 }
 

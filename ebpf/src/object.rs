@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use shunt_ebpf_common::ABI;
 use shunt_ebpf_common::control::Control;
 
+use crate::orders::{MANAGE, REPLAY};
 use crate::tables::{MAPS, Tables};
 use crate::{Error, Pins};
 
@@ -52,8 +53,12 @@ pub fn try_out() -> Result<u32, Error> {
 }
 
 fn ingress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
-    let program = ebpf.program_mut(INGRESS).ok_or(Error::Missing(INGRESS))?;
-    program.try_into().map_err(|error| Error::program(format!("take {INGRESS} for a tc program"), error))
+    named(ebpf, INGRESS)
+}
+
+fn named<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
+    program.try_into().map_err(|error| Error::program(format!("take {name} for a tc program"), error))
 }
 
 /// The loaded programs. Dropping it detaches nothing: what is pinned stays.
@@ -72,13 +77,16 @@ impl Object {
         loader.map_max_entries("LISTENERS", size.mappings);
         loader.map_max_entries("MAPPINGS", size.mappings);
         loader.map_max_entries("PAIRS", size.pairs);
+        loader.map_max_entries("TALLIES", size.mappings);
         for name in MAPS {
             // A map that is pinned there already is taken; otherwise it is made and pinned.
             loader.map_pin_path(name, pins.map(name));
         }
         let ebpf = loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))?;
         let mut object = Self { ebpf, pins };
-        object.program()?.load().map_err(|error| Error::program(format!("load {INGRESS}"), error))?;
+        for name in [INGRESS, MANAGE, REPLAY] {
+            object.own_program(name)?.load().map_err(|error| Error::program(format!("load {name}"), error))?;
+        }
         for interface in object.pins.linked()? {
             object.exchange(interface)?;
         }
@@ -145,6 +153,10 @@ impl Object {
     /// The program, to be tried on packets.
     pub fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
         ingress(&mut self.ebpf)
+    }
+
+    pub(crate) fn own_program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, Error> {
+        named(&mut self.ebpf, name)
     }
 
     /// Puts the new program in the place of the one that a link has.

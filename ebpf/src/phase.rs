@@ -27,16 +27,15 @@ pub fn seen(flow: &Both) -> u64 {
     flow.server.map_or(0, |server| server.seen).max(flow.client.seen)
 }
 
-/// Whether nothing has been said for so long that the flow is forgotten: as long as conntrack waits by default
-/// (nf_conntrack_tcp_timeout_*), but for those that are over: their ports are needed again.
-pub fn is_forgotten(flow: &Both, now: u64) -> bool {
-    let patience = match phase(flow) {
+/// How long nothing is said before the flow is forgotten, in nanoseconds: as long as conntrack waits by default
+/// (nf_conntrack_tcp_timeout_*), but for flows that are over: their ports are needed again.
+pub fn patience(flow: &Both) -> u64 {
+    nanoseconds(match phase(flow) {
         None => CLOSED,
         Some(Phase::Opening) => Duration::from_secs(60),
         Some(Phase::Closing) => Duration::from_secs(120),
         Some(Phase::Established) => Duration::from_secs(5 * 86_400),
-    };
-    now.saturating_sub(seen(flow)) > nanoseconds(patience)
+    })
 }
 
 /// The shortest of them: the end of a connection may be said twice when it gets lost.

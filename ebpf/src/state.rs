@@ -44,6 +44,9 @@ pub struct Listener {
     pub spared: Option<SocketAddr>,
     /// Of the pairs with the backends of the road, and with the spared one.
     pub lease: Option<Lease>,
+    /// Connections at a time, and from one address.
+    pub limit: Option<u32>,
+    pub limit_per_source: Option<u32>,
 }
 
 /// The source address that backends see.
@@ -87,6 +90,8 @@ impl Listener {
             former: BTreeMap::new(),
             spared: None,
             lease: None,
+            limit: None,
+            limit_per_source: None,
         }
     }
 
@@ -105,9 +110,10 @@ impl Listener {
                 Source::Client => source::CLIENT,
                 Source::Masquerade => source::MASQUERADE,
             },
-            backends: 0,
-            weight: 0,
+            limit: self.limit.unwrap_or(0),
+            limit_per_source: self.limit_per_source.unwrap_or(0),
             choices: [Choice::default(); MAX_CHOICES],
+            ..Way::default()
         };
         match &self.road {
             Road::Lead(backends) => {
@@ -118,7 +124,7 @@ impl Listener {
                     *choice = Choice { pair: slot(backend.address), upto: way.weight };
                 }
             }
-            Road::Hold { .. } => way.kind = kind::HOLDS,
+            Road::Hold { until, .. } => (way.kind, way.until) = (kind::HOLDS, *until),
             Road::Refuse => way.kind = kind::REFUSES,
             Road::Removed => {}
         }
@@ -130,15 +136,11 @@ impl Listener {
         let mut cluster = [0; NAME];
         let name = &self.cluster.as_bytes()[..self.cluster.len().min(NAME)];
         cluster[..name.len()].copy_from_slice(name);
-        let (hold, held_until) = match self.road {
-            Road::Hold { span, until } => (span, until),
-            _ => (0, 0),
-        };
+        let hold = if let Road::Hold { span, .. } = self.road { span } else { 0 };
         Note {
             cluster,
             lease: self.lease.map_or(0, |lease| lease.span),
             hold,
-            held_until,
             spared: self.spared.map(endpoint).unwrap_or_default(),
             removed: u32::from(self.road == Road::Removed),
         }

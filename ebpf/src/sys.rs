@@ -12,8 +12,8 @@ use aya::Pod;
 /// linux/bpf.h, `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -29,6 +29,20 @@ struct Element {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// `union bpf_attr`, of a program that is run, up to what is asked for here.
+#[repr(C)]
+#[derive(Default)]
+struct Run {
+    program: u32,
+    returned: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 /// `union bpf_attr`, of something that is pinned.
@@ -86,9 +100,16 @@ pub fn replace<K: Pod, V: Pod>(map: impl AsFd, key: &K, value: &V) -> io::Result
     found(call(BPF_MAP_UPDATE_ELEM, &mut element(map, key, (&raw const *value) as u64, BPF_EXIST)))
 }
 
-/// Deletes a key. Whether it was there.
-pub fn delete<K: Pod>(map: impl AsFd, key: &K) -> io::Result<bool> {
-    found(call(BPF_MAP_DELETE_ELEM, &mut element(map, key, 0, 0)))
+/// Runs a program once on a packet; what it returns.
+pub fn run(program: impl AsFd, packet: &[u8]) -> io::Result<u32> {
+    let mut run = Run {
+        program: program.as_fd().as_raw_fd() as u32,
+        size_in: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        ..Run::default()
+    };
+    call(BPF_PROG_TEST_RUN, &mut run)?;
+    Ok(run.returned)
 }
 
 /// Reads on in a hash map. Both slices are of one length, which must be that of the fullest bucket at least: otherwise

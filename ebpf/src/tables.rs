@@ -1,20 +1,28 @@
 //! What the maps hold, typed, and transactions on it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, PerCpuArray};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::Program;
 use shunt_ebpf_common::ABI;
+use shunt_ebpf_common::admission::{Listed, Places, Source};
 use shunt_ebpf_common::control::{Control, Ports};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple};
+use shunt_ebpf_common::kept::{Frame, PACKET, Piece, SYN};
 use shunt_ebpf_common::mapping::{Mapping, Pair, Versioned, Way};
 use shunt_ebpf_common::note::{Note, Noted, Owner};
+use shunt_ebpf_common::pool::Pool;
+use shunt_ebpf_common::tally::Tally;
 
 use crate::flows::FlowTable;
 use crate::live::Liveness;
+use crate::orders::MANAGE;
 use crate::shared::Shared;
 use crate::{Error, Pins};
 
@@ -26,8 +34,21 @@ macro_rules! field {
     };
 }
 
-/// The maps that the programs have.
-pub(crate) const MAPS: [&str; 6] = ["FLOWS", "LISTENERS", "MAPPINGS", "PAIRS", "CONTROL", "COUNTERS"];
+/// The maps that the programs have, and that outlive the agent.
+pub(crate) const MAPS: [&str; 12] = [
+    "FLOWS",
+    "LISTENERS",
+    "MAPPINGS",
+    "PAIRS",
+    "CONTROL",
+    "COUNTERS",
+    "TALLIES",
+    "ALLOWED",
+    "SOURCES",
+    "HELD",
+    "KEPT",
+    "POOLS",
+];
 
 /// Those that only the agent has, each with as many elements as the one that it goes with.
 const NOTES: &str = "NOTES";
@@ -45,6 +66,12 @@ pub struct Tables {
     counts: Arc<Counts>,
     /// Every map by its name, to be pinned again and looked at from elsewhere.
     descriptors: Vec<(&'static str, OwnedFd)>,
+    tallies: Shared<Tally>,
+    pools: Shared<Pool>,
+    allowed: LpmTrie<MapData, Listed, u32>,
+    sources: HashMap<MapData, Source, Places>,
+    held: HashMap<MapData, Tuple, Frame<SYN>>,
+    kept: HashMap<MapData, Piece, Frame<PACKET>>,
 }
 
 impl Tables {
@@ -70,6 +97,12 @@ impl Tables {
             flows: typed(ebpf, "FLOWS")?,
             counts: Arc::new(Counts(typed(ebpf, "COUNTERS")?)),
             descriptors,
+            tallies: shared(ebpf, "TALLIES")?,
+            pools: shared(ebpf, "POOLS")?,
+            allowed: typed(ebpf, "ALLOWED")?,
+            sources: typed(ebpf, "SOURCES")?,
+            held: typed(ebpf, "HELD")?,
+            kept: typed(ebpf, "KEPT")?,
         };
         tables.recover();
         tables.control.put_field(0, |control| field!(control.abi), ABI);
@@ -101,11 +134,23 @@ impl Tables {
         Ok(Liveness::new(self.again("PAIRS", self.pairs.len())?, self.again("CONTROL", self.control.len())?))
     }
 
+    fn descriptor(&self, name: &'static str) -> Result<&OwnedFd, Error> {
+        let found = self.descriptors.iter().find(|(other, _)| *other == name);
+        found.map(|(_, descriptor)| descriptor).ok_or(Error::Missing(name))
+    }
+
     /// Maps an array a second time.
     fn again<T: aya::Pod>(&self, name: &'static str, len: u32) -> Result<Shared<T>, Error> {
-        let found = self.descriptors.iter().find(|(other, _)| *other == name);
-        let (_, descriptor) = found.ok_or(Error::Missing(name))?;
-        Shared::map(descriptor, len).map_err(|error| Error::kernel(format!("map {name}"), error))
+        Shared::map(self.descriptor(name)?, len).map_err(|error| Error::kernel(format!("map {name}"), error))
+    }
+
+    /// What they count of each mapping.
+    pub fn tallies(&self) -> Result<Arc<Tallies>, Error> {
+        let again =
+            self.descriptor("LISTENERS")?.try_clone().map_err(|error| Error::kernel("hold on to LISTENERS", error))?;
+        let typed = || HashMap::try_from(Map::HashMap(MapData::from_fd(again)?));
+        let listeners = typed().map_err(|error| Error::map("take LISTENERS for what it should be", error))?;
+        Ok(Arc::new(Tallies { listeners, tallies: Mutex::new(self.again("TALLIES", self.tallies.len())?) }))
     }
 
     /// What the programs count, to be read from anywhere.
@@ -173,6 +218,69 @@ impl Tables {
         self.counts.count(counter)
     }
 
+    /// Begins to count anew for the mapping in that slot.
+    pub fn clear_tally(&mut self, slot: u32) {
+        self.tallies.put(slot, Tally::default());
+    }
+
+    /// What was counted for the mapping in that slot.
+    pub fn tally(&self, slot: u32) -> Tally {
+        self.tallies.get(slot)
+    }
+
+    /// Enters a network into a list of those who may connect, which no mapping has yet.
+    pub fn allow(&mut self, list: u32, network: Endpoint, length: u8) -> Result<(), Error> {
+        let prefix = Listed::prefix(length, network.address.is_v4());
+        let key = Key::new(prefix, Listed { list, address: network.address });
+        self.allowed.insert(&key, 1, 0).map_err(|error| Error::map("enter a network that may connect", error))
+    }
+
+    /// Fills a slot with a pool, which no mapping has yet.
+    pub fn set_pool(&mut self, slot: u32, pool: Pool) {
+        self.pools.put(slot, pool);
+    }
+
+    /// The clients that are counted one by one.
+    pub fn sources(&self) -> impl Iterator<Item = Result<(Source, Places), Error>> + '_ {
+        self.sources.iter().map(|entry| entry.map_err(|error| Error::map("read the sources", error)))
+    }
+
+    /// Takes the SYNs out that wait for the mapping in that slot, in the order in which they came.
+    pub fn take_held(&mut self, slot: u32) -> Result<Vec<Frame<SYN>>, Error> {
+        let mut found = Vec::new();
+        for entry in &self.held {
+            let (key, frame) = entry.map_err(|error| Error::map("read the held SYNs", error))?;
+            if frame.mapping == slot {
+                found.push((key, frame));
+            }
+        }
+        for (key, _) in &found {
+            // Only we take them out; one that has come anew meanwhile goes with the old one, and is the same client's.
+            let _ = self.held.remove(key);
+        }
+        self.tallies.put_field(slot, |tally| field!(tally.waiting), 0);
+        found.sort_unstable_by_key(|(_, frame)| frame.came);
+        Ok(found.into_iter().map(|(_, frame)| frame).collect())
+    }
+
+    /// Takes out what the client of a blocked flow has sent, in the order in which it came.
+    pub fn take_kept(&mut self, flow: &Tuple) -> Result<Vec<Frame<PACKET>>, Error> {
+        let mut found = Vec::new();
+        for key in self.kept.keys() {
+            let key = key.map_err(|error| Error::map("read the kept packets", error))?;
+            if key.tuple == *flow
+                && let Ok(frame) = self.kept.get(&key, 0)
+            {
+                found.push((key, frame));
+            }
+        }
+        for (key, _) in &found {
+            let _ = self.kept.remove(key);
+        }
+        found.sort_unstable_by_key(|(_, frame)| frame.came);
+        Ok(found.into_iter().map(|(_, frame)| frame).collect())
+    }
+
     /// Undoes what an agent that died had staged.
     fn recover(&mut self) {
         let committed = self.committed();
@@ -183,6 +291,24 @@ impl Tables {
         for slot in 0..self.pairs.len() {
             self.pairs.unstage(slot, |pair| field!(pair.live_until), committed);
         }
+    }
+}
+
+/// What the programs count of each listener's mapping, to be read from anywhere.
+pub struct Tallies {
+    listeners: HashMap<MapData, Endpoint, u32>,
+    tallies: Mutex<Shared<Tally>>,
+}
+
+impl Tallies {
+    /// Of all listeners.
+    pub fn all(&self) -> Result<Vec<(SocketAddr, Tally)>, Error> {
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = |entry: Result<(Endpoint, u32), MapError>| {
+            let (listener, slot) = entry.map_err(|error| Error::map("read the listeners", error))?;
+            Ok((crate::socket_address(&listener), tallies.get(slot)))
+        };
+        self.listeners.iter().map(told).collect()
     }
 }
 
@@ -256,7 +382,7 @@ fn in_force<T>(record: Versioned<T>, committed: u64) -> T {
 }
 
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
-    let Some(Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map)) = ebpf.map(name) else {
+    let Some(Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::LpmTrie(map)) = ebpf.map(name) else {
         return Err(Error::Missing(name));
     };
     map.fd().as_fd().try_clone_to_owned().map_err(|error| Error::kernel(format!("hold on to {name}"), error))
@@ -269,7 +395,11 @@ fn flow_table(ebpf: &Ebpf) -> Result<FlowTable, Error> {
     if (info.key_size() as usize, info.value_size() as usize) != (size_of::<Tuple>(), size_of::<Flow>()) {
         return Err(Error::Missing(NAME));
     }
-    Ok(FlowTable::new(descriptor(ebpf, NAME)?, info.max_entries()))
+    let Some(Program::SchedClassifier(manage)) = ebpf.program(MANAGE) else { return Err(Error::Missing(MANAGE)) };
+    let failed = |error| Error::program(format!("use {MANAGE}"), error);
+    let manage = manage.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+    let manage = manage.map_err(|error| Error::kernel(format!("hold on to {MANAGE}"), error))?;
+    Ok(FlowTable::new(descriptor(ebpf, NAME)?, info.max_entries(), manage))
 }
 
 /// An array that no program has: the one that is pinned there, or a new one.
@@ -296,8 +426,7 @@ fn beside<T: aya::Pod>(pins: &Pins, name: &'static str, len: u32) -> Result<(Sha
 /// linux/bpf.h
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
-fn is_missing(error: &aya::maps::MapError) -> bool {
-    use aya::maps::MapError;
+fn is_missing(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(call) => call.io_error.raw_os_error() == Some(libc::ENOENT),
@@ -316,7 +445,7 @@ fn shared<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Shared<T>,
 
 fn typed<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
-    M: TryFrom<Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
     M::try_from(map).map_err(|error| Error::map(format!("take {name} for what it should be"), error))

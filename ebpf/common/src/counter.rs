@@ -24,6 +24,8 @@ counters! {
     Reset = "reset",
     /// Of a fenced listener: SYNs that were not answered.
     Held = "held",
+    /// Of those, and of what blocked clients sent: what was kept to be played again.
+    Kept = "kept",
     /// SYNs that a listener refuses.
     Refused = "refused",
     /// New flows for which the table had no place.
@@ -34,8 +36,12 @@ counters! {
     Unroutable = "unroutable",
     /// Packets whose neighbour the stack had to find first.
     Unresolved = "unresolved",
-    /// Packets that are larger than the way allows, and may not be cut.
+    /// Packets that are larger than the way allows: answered with an ICMP error that says how large they may be.
     TooBig = "too_big",
+    /// ICMP errors about flows that were translated and sent on.
+    Translated = "icmp_translated",
+    /// ICMP errors about flows that may not pass any more: dropped.
+    AboutDead = "icmp_about_dead",
     /// Packets at the end of their time to live.
     Expired = "ttl_expired",
     /// Packets for a listener with IP options: dropped.

@@ -97,6 +97,8 @@ pub struct Flow {
     pub next: u32,
     /// The last acknowledgement that this end sent: an RST with this number is exactly in its window (RFC 5961, 3.2).
     pub acknowledged: u32,
+    /// Bits of [`mark`]. Changed by atomic operations only, and only in the client's entry.
+    pub marks: u64,
     /// Nanoseconds of boot time.
     pub opened: u64,
     pub seen: u64,
@@ -115,13 +117,29 @@ pub mod state {
     pub const FINISHED: u32 = 4;
     /// Both have, or one has sent an RST: the tuple may be used again.
     pub const CLOSED: u32 = 8;
+    /// What this end sends goes to the host's own stack: the other end is a client on the proxy itself.
+    pub const TO_HOST: u32 = 16;
+    /// This end has spoken when its pair was dead, and was answered with an RST.
+    pub const RESET: u32 = 32;
+}
+
+/// Bits of [`Flow::marks`].
+pub mod mark {
+    /// It takes one of its mapping's places.
+    pub const LISTENER: u64 = 1;
+    /// It takes one of its source's places at that mapping.
+    pub const SOURCE: u64 = 2;
+    /// Whoever clears these gives the places back: once.
+    pub const PLACES: u64 = LISTENER | SOURCE;
+    /// What the client sends is stopped.
+    pub const BLOCKED: u64 = 4;
 }
 
 abi! {
     Address: 16 = [u32; 4];
     Endpoint: 20 = Address u16 u16;
     Tuple: 40 = Address Address u16 u16 u32;
-    Flow: 104 = Tuple u32 u32 u32 u32 u32 u32 u32 u32 u64 u64 u64 u64;
+    Flow: 112 = Tuple u32 u32 u32 u32 u32 u32 u32 u32 u64 u64 u64 u64 u64;
 }
 
 /// What the kernel takes for one entry of a preallocated hash: `struct htab_elem`, key and value each rounded up to eight

@@ -8,16 +8,21 @@
 #![no_std]
 #![expect(clippy::inline_always, reason = "calls in a BPF program cost stack, of which it has 512 bytes")]
 
+pub mod admission;
 pub mod checksum;
 pub mod control;
 pub mod counter;
 pub mod flow;
+pub mod kept;
+pub mod manage;
 pub mod mapping;
 pub mod note;
+pub mod pool;
+pub mod tally;
 pub mod tcp;
 
 /// The version of everything that lies in the maps.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Asserts the size and that types lie in maps as they are: no padding that the verifier would find uninitialised, or
 /// that would make two equal keys differ.

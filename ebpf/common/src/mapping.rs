@@ -56,6 +56,15 @@ pub struct Way {
     pub backends: u32,
     /// Of all of them.
     pub weight: u32,
+    /// The number of the list of those who may connect, see [`admission`](crate::admission); 0: anyone.
+    pub allow: u32,
+    /// Connections at a time, and from one address; 0: any number.
+    pub limit: u32,
+    pub limit_per_source: u32,
+    /// The slot of its pool, of a way with [`source::POOL`].
+    pub pool: u32,
+    /// Of a way that [`kind::HOLDS`]: until when, in nanoseconds of boot time. After that it refuses.
+    pub until: u64,
     pub choices: [Choice; MAX_CHOICES],
 }
 
@@ -64,7 +73,7 @@ pub mod kind {
     /// There is no such listener (yet, or any more): nothing is touched.
     pub const ABSENT: u32 = 0;
     pub const LEADS: u32 = 1;
-    /// It stays unanswered.
+    /// It stays unanswered until [`Way::until`](super::Way::until), and is kept to be played again.
     pub const HOLDS: u32 = 2;
     /// It is answered with RST.
     pub const REFUSES: u32 = 3;
@@ -76,6 +85,8 @@ pub mod source {
     pub const CLIENT: u32 = 0;
     /// The one that the proxy would itself choose for the way to the backend.
     pub const MASQUERADE: u32 = 1;
+    /// One of the way's [`Pool`](crate::pool::Pool).
+    pub const POOL: u32 = 2;
 }
 
 pub type Mapping = Versioned<Way>;
@@ -84,6 +95,6 @@ abi! {
     Versioned<u64>: 24 = u64 u64 u64;
     Pair: 48 = Versioned<u64> u32 Endpoint;
     Choice: 8 = u32 u32;
-    Way: 144 = u32 u32 u32 u32 [Choice; MAX_CHOICES];
-    Versioned<Way>: 296 = u64 Way Way;
+    Way: 168 = u32 u32 u32 u32 u32 u32 u32 u32 u64 [Choice; MAX_CHOICES];
+    Versioned<Way>: 344 = u64 Way Way;
 }

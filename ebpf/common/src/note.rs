@@ -17,8 +17,6 @@ pub struct Note {
     /// How long its pairs live unless they are renewed, and a hold holds; nanoseconds, 0: neither.
     pub lease: u64,
     pub hold: u64,
-    /// When the hold is over, in nanoseconds of boot time.
-    pub held_until: u64,
     /// The backend that a fence spares; of port 0: none.
     pub spared: Endpoint,
     /// It was removed, and is there for the flows that it still has.
@@ -37,12 +35,12 @@ pub struct Owner {
 
 impl Default for Note {
     fn default() -> Self {
-        Self { cluster: [0; NAME], lease: 0, hold: 0, held_until: 0, spared: Endpoint::default(), removed: 0 }
+        Self { cluster: [0; NAME], lease: 0, hold: 0, spared: Endpoint::default(), removed: 0 }
     }
 }
 
 abi! {
-    Note: 112 = [u8; NAME] u64 u64 u64 Endpoint u32;
-    Noted: 232 = u64 Note Note;
+    Note: 104 = [u8; NAME] u64 u64 Endpoint u32;
+    Noted: 216 = u64 Note Note;
     Owner: 24 = Endpoint u32;
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use shunt_ebpf_common::checksum::{add, difference, fold, pseudo, pseudo_v6, replaced};
 use shunt_ebpf_common::control::{Control, Ports, ports_beside};
 use shunt_ebpf_common::flow::{Address, Tuple};
+use shunt_ebpf_common::pool::{Pool, Range};
 use shunt_ebpf_common::tcp::{Reset, Segment, after, flag};
 
 /// The checksum of RFC 1071, computed from scratch over big-endian words.
@@ -110,6 +111,21 @@ fn every_port_of_both_ranges_is_reached() {
         Control { ports: [Ports { first: 1024, number: 3 }, Ports { first: 61_000, number: 2 }], ..Control::default() };
     let ports: Vec<_> = (0..6).map(|number| control.port(number).unwrap()).collect();
     assert_eq!(ports, [1024, 1025, 1026, 61_000, 61_001, 1024]);
+}
+
+#[test]
+fn every_address_of_a_pool_is_reached() {
+    let range = |text: &str, number| Range {
+        first: Address::from_bytes(text.parse::<std::net::Ipv4Addr>().unwrap().to_ipv6_mapped().octets()),
+        number,
+    };
+    let pool = Pool::of(&[range("10.0.0.254", 3), range("10.9.9.9", 1)]).unwrap();
+    let addresses: Vec<_> = (0..5).map(|number| pool.address(number).unwrap()).collect();
+    let expected = ["10.0.0.254", "10.0.0.255", "10.0.1.0", "10.9.9.9", "10.0.0.254"].map(|text| range(text, 0).first);
+    assert_eq!(addresses, expected);
+    assert_eq!(Pool::of(&[]).unwrap().address(0), None);
+    assert_eq!(Pool::of(&[range("255.255.255.254", 3)]), None, "beyond the last address");
+    assert_eq!(Pool::of(&[range("10.0.0.1", 1); 9]), None);
 }
 
 #[test]

@@ -37,6 +37,28 @@ pub struct Tcp {
     pub urgent: u16,
 }
 
+/// An ICMP message's header (RFC 792, RFC 4443).
+#[repr(C)]
+pub struct Icmp {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    pub rest: [u16; 2],
+}
+
+/// An ICMP error about a segment, up to where every router quotes it.
+#[repr(C)]
+pub struct Complaint<I> {
+    pub ethernet: Ethernet,
+    pub ip: I,
+    pub icmp: Icmp,
+    /// The header of the packet that is complained of.
+    pub about: I,
+    pub source_port: u16,
+    pub target_port: u16,
+    pub sequence: [u16; 2],
+}
+
 /// A packet with TCP right behind an IP header of the usual size.
 #[repr(C)]
 pub struct Headers<I> {
@@ -48,6 +70,8 @@ pub struct Headers<I> {
 /// What follows the IP header.
 pub enum Content {
     Tcp,
+    /// ICMP, in one piece and right behind the IP header.
+    Icmp,
     /// Something else, or the rest of a fragmented packet.
     Other,
     /// IP options or extension headers; where what they precede begins, counted from the IP header.
@@ -64,6 +88,8 @@ pub trait Ip: Sized {
     const TCP: u32 = IP + Self::LENGTH;
     const TCP_CHECKSUM: u32 = Self::TCP + offset_of!(Tcp, checksum) as u32;
     const FAMILY: u8;
+    /// The number of its ICMP.
+    const ICMP: u8;
     /// In `struct bpf_sock_tuple`.
     const SOCKET_TUPLE: u32;
 
@@ -76,10 +102,20 @@ pub trait Ip: Sized {
     fn length(&self) -> u32;
     /// Enters what routing may look at: class of service, flow label.
     fn classify(&self, fib: &mut bpf_fib_lookup);
-    /// A header for a segment of `length` bytes.
-    fn with(source: &Address, target: &Address, length: u16) -> Self;
+    /// Corrects the header's checksum, if it has one.
+    fn correct(&mut self, difference: u32);
+    /// Whether TCP is right behind, from its beginning on.
+    fn precedes_tcp(&self) -> bool;
+    /// A header for `length` bytes of that protocol.
+    fn with(source: &Address, target: &Address, protocol: u8, length: u16) -> Self;
     /// Of the pseudo-header of such a segment.
     fn pseudo(source: &Address, target: &Address, length: u16) -> u32;
+    /// Of what ICMP's checksum covers besides the message.
+    fn icmp_pseudo(source: &Address, target: &Address, length: u16) -> u32;
+    /// Whether an ICMP message of that type is an error and quotes the packet that it is about.
+    fn is_error(kind: u8) -> bool;
+    /// The header of the error that names the way's MTU, without its checksum.
+    fn too_big(mtu: u16) -> Icmp;
     /// What a change of addresses adds to a sum.
     fn difference(from: &Tuple, to: &Tuple) -> u32;
     fn enter(fib: &mut bpf_fib_lookup, source: &Address, target: &Address);
@@ -92,19 +128,25 @@ pub const IP: u32 = size_of::<Ethernet>() as u32;
 /// The headers, if they are all there and in one piece.
 #[inline(always)]
 pub fn headers<I: Ip>(ctx: &TcContext) -> Option<*mut Headers<I>> {
-    const { assert!(align_of::<Headers<I>>() == 2) };
-    let (start, end) = (ctx.data(), ctx.data_end());
-    if start + size_of::<Headers<I>>() > end { None } else { Some(start as *mut Headers<I>) }
+    start(ctx)
 }
 
-/// The same, gathering them first.
+/// The packet's beginning: [`Headers`] or a [`Complaint`], if it is as long and in one piece.
 #[inline(always)]
-pub fn gathered<I: Ip>(ctx: &TcContext) -> Option<*mut Headers<I>> {
-    if let Some(headers) = headers(ctx) {
-        return Some(headers);
+fn start<T>(ctx: &TcContext) -> Option<*mut T> {
+    const { assert!(align_of::<T>() == 2) };
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + size_of::<T>() > end { None } else { Some(start as *mut T) }
+}
+
+/// The same, gathering it first.
+#[inline(always)]
+pub fn gathered<T>(ctx: &TcContext) -> Option<*mut T> {
+    if let Some(found) = start(ctx) {
+        return Some(found);
     }
-    ctx.pull_data(size_of::<Headers<I>>() as u32).ok()?;
-    headers(ctx)
+    ctx.pull_data(size_of::<T>() as u32).ok()?;
+    start(ctx)
 }
 
 /// Two halves of a word that lie as they do in a packet.

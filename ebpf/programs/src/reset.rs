@@ -7,16 +7,18 @@ use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::checksum::{add, fold};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::Tuple;
-use shunt_ebpf_common::tcp::{Reset, Segment};
+use shunt_ebpf_common::tcp::Reset;
 
 use crate::ingress::DROP;
 use crate::maps::count;
-use crate::packet::{Headers, IP, Ip, Tcp, halved, headers};
+use crate::packet::{Headers, IP, Ip, TCP, Tcp, halved, headers};
 
 /// Answers the packet, or drops it if it asks for no answer.
 #[inline(never)]
-pub fn answer<I: Ip>(ctx: &TcContext, segment: &Segment) -> i32 {
-    let Some(reset) = segment.reset() else {
+pub fn answer<I: Ip>(ctx: &TcContext) -> i32 {
+    // SAFETY: headers() has compared it with the packet's end.
+    let segment = headers::<I>(ctx).and_then(|head| unsafe { (*head).segment() });
+    let Some(reset) = segment.and_then(|segment| segment.reset()) else {
         count(Counter::Stray);
         return DROP;
     };
@@ -48,7 +50,7 @@ fn turn<I: Ip>(ctx: &TcContext, reset: &Reset) -> Option<()> {
     let ethernet = &mut head.ethernet;
     core::mem::swap(&mut ethernet.source, &mut ethernet.target);
     let Tuple { source: target, target: source, source_port: target_port, target_port: source_port, .. } = head.tuple();
-    let ip = I::with(&source, &target, LENGTH);
+    let ip = I::with(&source, &target, TCP, LENGTH);
     let mut tcp = Tcp {
         source_port,
         target_port,
@@ -69,7 +71,7 @@ fn turn<I: Ip>(ctx: &TcContext, reset: &Reset) -> Option<()> {
 /// Whether the device is to finish the checksum (CHECKSUM_PARTIAL), which no helper tells: only then does a difference
 /// that is not of the pseudo-header leave the field alone.
 #[inline(always)]
-fn is_unfinished<I: Ip>(ctx: &TcContext) -> Option<bool> {
+pub fn is_unfinished<I: Ip>(ctx: &TcContext) -> Option<bool> {
     let field = I::TCP_CHECKSUM as usize;
     // Neither 0 nor 0xffff: 1 can be added to it, and is seen.
     ctx.store(field, &1_u16, 0).ok()?;
@@ -77,15 +79,15 @@ fn is_unfinished<I: Ip>(ctx: &TcContext) -> Option<bool> {
     Some(ctx.load::<u16>(field).ok()? == 1)
 }
 
-/// The sum of a header of twenty bytes.
+/// The sum of a header.
 #[inline(always)]
 pub fn sum<T>(header: &T) -> u32 {
-    const { assert!(size_of::<T>() == 20) };
+    const { assert!(align_of::<T>() == 2 && size_of::<T>().is_multiple_of(2)) };
     let words = core::ptr::from_ref(header).cast::<u16>();
     let mut total = 0;
     let mut at = 0;
-    while at < 10 {
-        // SAFETY: within its twenty bytes, and aligned: headers are made of halves.
+    while at < size_of::<T>() / 2 {
+        // SAFETY: within the header, and aligned: headers are made of halves.
         total += u32::from(unsafe { *words.add(at) });
         at += 1;
     }

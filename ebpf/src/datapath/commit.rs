@@ -8,7 +8,7 @@ use shunt_core::datapath::DatapathError;
 
 use super::{EbpfDatapath, Loaded};
 use crate::state::plan::Plan;
-use crate::state::{Listener, Pair, State};
+use crate::state::{Listener, Pair, Road, State};
 use crate::{endpoint, grace};
 
 impl EbpfDatapath {
@@ -33,7 +33,10 @@ impl EbpfDatapath {
             loaded.severer.look(begin);
         }
         loaded.slots.give_back(freed);
+        let opened = released(&plan, &self.state);
         self.state.commit(plan);
+        self.let_unspared_go()?;
+        self.let_in(&opened)?;
         Ok(commit)
     }
 }
@@ -51,6 +54,7 @@ impl Loaded {
         let mut seated = Vec::new();
         for listener in new {
             let Some(slot) = self.slots.seat(listener) else { continue };
+            self.tables.clear_tally(slot);
             seated.push(listener);
             if let Err(error) = self.tables.listen(endpoint(listener), slot) {
                 // As it was: those that came before it lead nowhere.
@@ -126,6 +130,15 @@ impl Loaded {
         // A pair without a slot cannot be: u32::MAX is no slot, and leads to a refusal.
         one.way(|backend| self.slots.pair(Pair { listener, backend }).unwrap_or(u32::MAX))
     }
+}
+
+/// Listeners that hold no more.
+fn released(plan: &Plan, before: &State) -> Vec<SocketAddr> {
+    let holds = |one: Option<&Listener>| one.is_some_and(|one| matches!(one.road, Road::Hold { .. }));
+    let is_released = |(address, after): &(&SocketAddr, &Option<Listener>)| {
+        holds(before.listeners.get(*address)) && !holds(after.as_ref())
+    };
+    plan.after.iter().filter(is_released).map(|(address, _)| *address).collect()
 }
 
 /// Until when pairs are live, of those whose time changes.

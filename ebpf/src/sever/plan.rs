@@ -109,27 +109,33 @@ impl Plan {
     }
 
     /// A flow that may pass no more. What goes to its ends at once.
-    pub fn add(&mut self, flow: Both, since: Instant, now: Instant) -> Vec<Packet> {
+    pub fn add(&mut self, flow: &Both, since: Instant, now: Instant) -> Vec<Packet> {
         if self.knows(&flow.tuple, &flow.client) {
             return Vec::new();
         }
         // The port was used again: the flow that was told about is no more.
         self.give_up(&flow.tuple);
         if flow.client.state & state::CLOSED != 0 {
-            self.done.push(flow);
+            self.done.push(*flow);
             return Vec::new();
         }
         if flow.client.state & state::ACKNOWLEDGED == 0 {
             // A client that is still connecting sends its SYN again, and must find the new way: it is not told. What the
             // backend has begun for it ends.
-            self.done.push(flow);
-            return resets(&flow, End::Backend);
+            self.done.push(*flow);
+            return resets(flow, End::Backend);
         }
-        let target =
-            Target { flow, begun: now, rounds: 0, client_closed: false, backend_closed: false, is_silent: false };
+        let target = Target {
+            flow: *flow,
+            begun: now,
+            rounds: 0,
+            client_closed: false,
+            backend_closed: false,
+            is_silent: false,
+        };
         let progress = self.jobs.entry(target.job()).or_insert_with(|| Progress {
-            listener: ends::listener(&flow),
-            backend: ends::backend(&flow),
+            listener: ends::listener(flow),
+            backend: ends::backend(flow),
             since,
             last_answer: since,
             open: 0,
@@ -139,7 +145,7 @@ impl Plan {
         progress.open += 1;
         progress.flows += 1;
         for end in [End::Client, End::Backend] {
-            self.senders.insert(sender(&flow, end), (flow.tuple, end));
+            self.senders.insert(sender(flow, end), (flow.tuple, end));
         }
         self.targets.insert(flow.tuple, target);
         Vec::new()

@@ -38,7 +38,7 @@ fn answers(plan: &mut Plan, flow: &Both, end: End, now: Instant) {
 fn each_end_is_sent_the_number_that_it_expects_and_a_question() {
     let (now, flow) = (Instant::now(), flow(1));
     let mut plan = Plan::default();
-    assert_eq!(plan.add(flow, now, now), []);
+    assert_eq!(plan.add(&flow, now, now), []);
     assert_eq!(plan.due(now), [flow.tuple]);
     let packets = plan.packets(&flow.tuple, Some(flow.client), flow.server, now);
     assert_eq!(sequences(&packets, ends::client(&flow)), [2000]);
@@ -64,7 +64,7 @@ fn an_end_that_had_more_to_acknowledge_is_sent_both_numbers() {
     let mut flow = flow(1);
     flow.server = flow.server.map(|server| Flow { next: 2500, ..server });
     let mut plan = Plan::default();
-    plan.add(flow, now, now);
+    plan.add(&flow, now, now);
     plan.due(now);
     let packets = plan.packets(&flow.tuple, Some(flow.client), flow.server, now);
     assert_eq!(sequences(&packets, ends::client(&flow)), [2000, 2500]);
@@ -75,7 +75,7 @@ fn a_flow_is_done_when_both_of_its_ends_have_answered() {
     let begin = Instant::now();
     let mut plan = Plan::default();
     for port in [1, 2] {
-        plan.add(flow(port), begin, begin);
+        plan.add(&flow(port), begin, begin);
     }
     plan.due(begin);
     let answer = begin + Duration::from_millis(7);
@@ -99,7 +99,7 @@ fn a_flow_is_done_when_both_of_its_ends_have_answered() {
 fn an_end_that_does_not_answer_is_given_up_and_counted() {
     let begin = Instant::now();
     let mut plan = Plan::default();
-    plan.add(flow(1), begin, begin);
+    plan.add(&flow(1), begin, begin);
     answers(&mut plan, &flow(1), End::Client, begin);
     let mut rounds = 0;
     while let Some(deadline) = plan.next_deadline() {
@@ -117,7 +117,7 @@ fn a_client_that_is_still_connecting_is_not_told() {
     let mut flow = flow(1);
     flow.client.state = state::FROM_CLIENT;
     let mut plan = Plan::default();
-    let packets = plan.add(flow, now, now);
+    let packets = plan.add(&flow, now, now);
     assert_eq!(sequences(&packets, ends::client(&flow)), []);
     assert_eq!(sequences(&packets, ends::backend(&flow)), [1000]);
     assert_eq!(plan.take_done(), [flow]);
@@ -129,7 +129,7 @@ fn whoever_has_begun_anew_is_left_alone() {
     let now = Instant::now();
     let old = flow(1);
     let mut plan = Plan::default();
-    plan.add(old, now, now);
+    plan.add(&old, now, now);
     plan.due(now);
     let new = Flow { opened: 6, ..old.client };
     let packets = plan.packets(&old.tuple, Some(new), old.server, now);
@@ -147,7 +147,7 @@ fn what_was_over_before_is_only_cleared() {
     let mut flow = flow(1);
     flow.client.state |= state::CLOSED;
     let mut plan = Plan::default();
-    assert_eq!(plan.add(flow, now, now), []);
+    assert_eq!(plan.add(&flow, now, now), []);
     assert_eq!((plan.take_done(), plan.take_finished()), (vec![flow], Vec::new()));
     assert!(plan.is_empty());
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shunt_ebpf_common::flow::Tuple;
+use shunt_ebpf_common::manage::{Command, what};
 use shunt_wire::packet::Segment;
 use shunt_wire::raw::Raw;
 
 use super::ears::Ears;
 use super::plan::{Packet, Plan};
 use super::{Order, Shared};
-use crate::ends;
-use crate::flows::{FlowTable, is_clients};
+use crate::flows::{Both, FlowTable, is_clients};
 use crate::live::Liveness;
 
 /// Flows between two looks at the answers: few enough that hosts with many connections are not flooded.
@@ -121,7 +121,7 @@ impl Worker {
             });
             match found {
                 Ok(Some(flow)) => {
-                    let packets = self.plan.add(flow, since, now);
+                    let packets = self.plan.add(&flow, since, now);
                     self.send(&packets);
                 }
                 Ok(None) => {}
@@ -202,10 +202,12 @@ impl Worker {
     }
 
     fn delete(&mut self) {
-        for flow in self.plan.take_done() {
-            if let Err(error) = self.table.remove(&flow) {
-                tracing::warn!(%error, client = %ends::client(&flow), "cannot delete the entries of a severed flow");
-            }
+        let forget =
+            |flow: Both| Command { flow: flow.tuple, unseen_since: u64::MAX, what: what::FORGET_DEAD, zero: 0 };
+        let commands: Vec<Command> = self.plan.take_done().into_iter().map(forget).collect();
+        if let Err(error) = self.table.manage(&commands) {
+            // They are found again at the next look.
+            tracing::warn!(%error, "cannot have severed flows forgotten");
         }
     }
 }

@@ -43,7 +43,7 @@ impl State {
 fn listener(found: &Found, way: &Way, note: &Note, mut live: BTreeMap<SocketAddr, u64>) -> Listener {
     let road = match way.kind {
         kind::LEADS => Road::Lead(backends(found, way)),
-        kind::HOLDS => Road::Hold { span: note.hold, until: note.held_until },
+        kind::HOLDS => Road::Hold { span: note.hold, until: way.until },
         kind::REFUSES => Road::Refuse,
         _ => Road::Removed,
     };
@@ -60,6 +60,8 @@ fn listener(found: &Found, way: &Way, note: &Note, mut live: BTreeMap<SocketAddr
         former: live,
         spared,
         lease,
+        limit: (way.limit != 0).then_some(way.limit),
+        limit_per_source: (way.limit_per_source != 0).then_some(way.limit_per_source),
     }
 }
 

@@ -20,8 +20,8 @@ pub fn check(mapping: &Mapping) -> Result<(), String> {
     if !admission.allow.is_empty() {
         return refuse("the eBPF datapath has no allow-lists yet".to_owned());
     }
-    if admission.limit.is_some() || admission.limit_per_source.is_some() {
-        return refuse("the eBPF datapath has no limits of connections yet".to_owned());
+    if admission.limit == Some(0) || admission.limit_per_source == Some(0) {
+        return refuse("a limit of no connections, which a fence is for".to_owned());
     }
     if mapping.spared.is_some() && !mapping.route.is_fenced() {
         return refuse("it spares a backend, which only a fenced one does".to_owned());

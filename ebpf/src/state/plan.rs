@@ -87,6 +87,8 @@ fn removed(before: &Listener, leaving: Leaving, now: u64) -> Option<Listener> {
         former,
         spared: None,
         lease: None,
+        limit: None,
+        limit_per_source: None,
     })
 }
 
@@ -104,6 +106,8 @@ fn mapped(before: Option<&Listener>, mapping: &Mapping, now: u64) -> Listener {
         former: former(before, stays, mapping.leaving, now),
         spared: mapping.spared,
         lease: None,
+        limit: mapping.admission.limit,
+        limit_per_source: mapping.admission.limit_per_source,
     };
     let leads = !mapping.route.is_fenced() || mapping.spared.is_some();
     if let Some(span) = mapping.lease.map(nanoseconds).filter(|_| leads) {

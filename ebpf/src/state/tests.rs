@@ -219,7 +219,7 @@ fn a_lease_whose_pair_is_no_more_has_run_out_when_it_is_adopted() {
 
 #[test]
 fn what_this_datapath_cannot_hold_is_refused_by_name() {
-    let admission = Admission { limit: Some(1), ..Admission::default() };
+    let admission = Admission { limit: Some(0), ..Admission::default() };
     let net = Admission { allow: vec!["10.0.0.0/8".parse().unwrap()], ..Admission::default() };
     let heavy = [1, 2].map(|number| Weighted { address: backend(number), weight: u32::MAX }).to_vec();
     let many = (0..=MAX_CHOICES as u8).map(|number| Weighted { address: backend(number), weight: 1 }).collect();

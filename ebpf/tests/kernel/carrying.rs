@@ -1,16 +1,19 @@
 //! Connections through the programs, from a client's socket to a server's.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use shunt_ebpf::common::counter::Counter;
 use shunt_ebpf::common::flow::state;
-use shunt_ebpf::common::mapping::kind;
+use shunt_ebpf::common::mapping::{Way, kind, source};
+use shunt_ebpf::common::pool::{Pool, Range};
+use shunt_ebpf::endpoint;
 use shunt_tests::star::{CLIENT, PATIENCE};
 use shunt_tests::{Star, eventually};
 
-use crate::lab::{LISTENER, Lab, PAIRS, fence, on_both};
+use crate::lab::{LISTENER, Lab, PAIRS, fence, on_both, to};
 
 fn mapped(mut lab: Lab<'_>, work: impl FnOnce(&mut Lab<'_>, &Star) -> Result<()>) -> Result<()> {
     lab.attach()?;
@@ -36,6 +39,33 @@ fn a_connection_reaches_the_backend_and_comes_from_the_proxy() -> Result<()> {
                 flows.iter().find(|(_, f)| f.state & state::FROM_CLIENT == 0).context("no server's")?;
             assert_eq!((*other, answer.rewritten), (flow.rewritten.reversed(), key.reversed()));
             assert_eq!(lab.count(Counter::Opened), 1);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_connection_comes_from_its_pool_or_from_the_client() -> Result<()> {
+    on_both("carrying::a_connection_comes_from_its_pool", |lab| {
+        mapped(lab, |lab, star| {
+            let ip = lab.ip;
+            let range = |host, number| Range { first: endpoint((ip.address(200, host), 0).into()).address, number };
+            lab.tables.set_pool(9, Pool::of(&[range(1, 2), range(5, 2)]).context("no pool")?);
+            let pool: BTreeSet<_> = [1, 2, 5, 6].map(|host| ip.address(200, host)).into();
+            for source in [source::POOL, source::CLIENT] {
+                let mut change = lab.tables.begin();
+                change.lead(LISTENER, Way { source, pool: 9, ..to(PAIRS[0]) });
+                change.commit();
+                let calls: Vec<_> = (0..40).map(|_| star.dial(CLIENT, lab.listener())).collect::<Result<_, _>>()?;
+                let seen: BTreeSet<_> = calls.iter().map(|call| call.seen_as.ip()).collect();
+                if source == source::POOL {
+                    ensure!(seen.len() > 1 && seen.is_subset(&pool), "{seen:?}");
+                } else {
+                    let own: BTreeSet<_> = calls.iter().map(|call| Ok(call.local()?.ip())).collect::<Result<_>>()?;
+                    assert_eq!(seen, own);
+                }
+                calls.iter().try_for_each(shunt_tests::star::Conversation::echo)?;
+            }
             Ok(())
         })
     })

@@ -69,9 +69,9 @@ pub fn own_bpffs(at: &Path) -> Result<()> {
 }
 
 impl Lab<'_> {
-    /// Attaches to all interfaces of the proxy.
+    /// Attaches to all interfaces of the proxy: `lo` for its own clients.
     pub fn attach(&mut self) -> Result<()> {
-        for interface in ["to1", "to2", "to3"] {
+        for interface in ["lo", "to1", "to2", "to3"] {
             self.object.attach(interface)?;
         }
         Ok(())
@@ -114,10 +114,10 @@ impl Lab<'_> {
 pub fn to(pair: u32) -> Way {
     let mut choices = [Choice::default(); MAX_CHOICES];
     choices[0] = Choice { pair, upto: 1 };
-    Way { kind: kind::LEADS, source: source::MASQUERADE, backends: 1, weight: 1, choices }
+    Way { kind: kind::LEADS, source: source::MASQUERADE, backends: 1, weight: 1, choices, ..Way::default() }
 }
 
 /// A way that leads nowhere.
 pub fn fence(kind: u32) -> Way {
-    Way { kind, source: 0, backends: 0, weight: 0, choices: [Choice::default(); MAX_CHOICES] }
+    Way { kind, until: FOR_EVER, ..Way::default() }
 }

@@ -35,7 +35,7 @@ fn what_is_pinned_is_adopted() -> Result<()> {
         call.echo().context("the programs were exchanged")?;
         // Attached already.
         object.attach("to1")?;
-        assert_eq!(Pins::at(&lab.folder)?.linked()?.len(), 3);
+        assert_eq!(Pins::at(&lab.folder)?.linked()?.len(), 4);
         Ok(())
     })
 }

@@ -6,14 +6,16 @@ use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
 use shunt_ebpf::common::counter::Counter;
+use shunt_ebpf::common::kept::MAX_WAITING;
 use shunt_ebpf::common::mapping::kind;
+use shunt_ebpf::common::tally::Event;
 use shunt_tests::star::Ip;
 
 use crate::lab::{LISTENER as LISTENER_SLOT, Lab, PAIRS, fence, on_both, on_the_proxy};
 
-const NEXT: u32 = -1_i32 as u32;
-const DROP: u32 = 2;
-const REDIRECT: u32 = 7;
+pub const NEXT: u32 = -1_i32 as u32;
+pub const DROP: u32 = 2;
+pub const REDIRECT: u32 = 7;
 
 const CLIENT: [u8; 4] = [10, 77, 1, 2];
 const LISTENER: [u8; 4] = [10, 77, 1, 1];
@@ -21,7 +23,7 @@ const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2);
 const LISTENER6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 1);
 
 /// What came out, and what is to become of it.
-fn run(lab: &mut Lab<'_>, packet: &[u8]) -> Result<(u32, Vec<u8>)> {
+pub fn run(lab: &mut Lab<'_>, packet: &[u8]) -> Result<(u32, Vec<u8>)> {
     let mut out = vec![0; packet.len() + 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(packet);
@@ -33,7 +35,11 @@ fn run(lab: &mut Lab<'_>, packet: &[u8]) -> Result<(u32, Vec<u8>)> {
 }
 
 fn segment(to: [u8; 4], port: u16, syn: bool) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(CLIENT, to, 64).tcp(40_000, port, 7, 1000);
+    segment_from(CLIENT, to, port, syn)
+}
+
+fn segment_from(client: [u8; 4], to: [u8; 4], port: u16, syn: bool) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(client, to, 64).tcp(40_000, port, 7, 1000);
     let builder = if syn { builder.syn() } else { builder.ack(9) };
     let mut packet = Vec::new();
     builder.write(&mut packet, &[]).unwrap();
@@ -152,6 +158,32 @@ fn what_cannot_be_carried_for_a_listener_is_dropped_and_counted() -> Result<()> 
 }
 
 #[test]
+fn a_flood_of_held_syns_takes_a_quarter_of_the_room() -> Result<()> {
+    on_the_proxy("packets::a_flood_of_held_syns", |mut lab| {
+        lab.lead(0)?;
+        let mut change = lab.tables.begin();
+        change.lead(LISTENER_SLOT, fence(kind::HOLDS));
+        change.commit();
+        const SYNS: u32 = 5000;
+        for number in 0..SYNS {
+            let [_, _, high, low] = number.to_be_bytes();
+            assert_eq!(run(&mut lab, &segment_from([10, 78, high, low], LISTENER, 3306, true))?.0, DROP);
+        }
+        assert_eq!(lab.tables.tally(LISTENER_SLOT).count(Event::Held), u64::from(SYNS));
+        assert_eq!((lab.tables.tally(LISTENER_SLOT).waiting, lab.count(Counter::Kept)), (MAX_WAITING, MAX_WAITING));
+        // Whoever knocks again has a place already.
+        run(&mut lab, &segment_from([10, 78, 0, 0], LISTENER, 3306, true))?;
+        assert_eq!((lab.tables.tally(LISTENER_SLOT).waiting, lab.count(Counter::Kept)), (MAX_WAITING, MAX_WAITING + 1));
+        let held = lab.tables.take_held(LISTENER_SLOT)?;
+        assert_eq!(held.len() as u64, MAX_WAITING);
+        // The newest is the last, though its client came first.
+        assert_eq!(held.last().map(|frame| &frame.bytes[26..30]), Some(&[10, 78, 0, 0][..]));
+        assert_eq!(lab.tables.take_held(LISTENER_SLOT)?.len(), 0);
+        Ok(())
+    })
+}
+
+#[test]
 fn an_rst_is_not_answered() -> Result<()> {
     on_the_proxy("packets::an_rst_is_not_answered", |mut lab| {
         lab.lead(0)?;
@@ -164,10 +196,10 @@ fn an_rst_is_not_answered() -> Result<()> {
 }
 
 /// Bytes from a seed (xorshift), so that a failure can be had again.
-struct Noise(u64);
+pub struct Noise(pub u64);
 
 impl Noise {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

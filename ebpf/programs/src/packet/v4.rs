@@ -4,10 +4,10 @@ use core::mem::offset_of;
 
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::programs::TcContext;
-use shunt_ebpf_common::checksum::{difference, fold, pseudo};
+use shunt_ebpf_common::checksum::{difference, fold, pseudo, replaced};
 use shunt_ebpf_common::flow::{Address, Tuple};
 
-use super::{Content, IP, Ip, TCP, halved, joined};
+use super::{Content, IP, Icmp, Ip, TCP, halved, joined};
 
 #[repr(C)]
 pub struct V4 {
@@ -26,6 +26,11 @@ pub struct V4 {
 pub const KIND: u16 = 0x0800;
 const TTL: u8 = 64;
 
+const UNREACHABLE: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+
 const MORE_FRAGMENTS: u16 = 0x2000_u16.to_be();
 const DO_NOT_FRAGMENT: u16 = 0x4000_u16.to_be();
 const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
@@ -33,11 +38,16 @@ const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
 impl Ip for V4 {
     const CHECKSUM: Option<u32> = Some(IP + offset_of!(Self, checksum) as u32);
     const FAMILY: u8 = 2;
+    const ICMP: u8 = 1;
     const SOCKET_TUPLE: u32 = 12;
 
     #[inline(always)]
     fn content(&self, _ctx: &TcContext) -> Content {
         let length = u32::from(self.version_length & 15) * 4;
+        if self.protocol == Self::ICMP {
+            let whole = self.version_length == 0x45 && self.fragment & (FRAGMENT_OFFSET | MORE_FRAGMENTS) == 0;
+            return if whole { Content::Icmp } else { Content::Other };
+        }
         if self.protocol != TCP
             || self.version_length >> 4 != 4
             || length < Self::LENGTH
@@ -85,7 +95,17 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn with(source: &Address, target: &Address, length: u16) -> Self {
+    fn correct(&mut self, difference: u32) {
+        self.checksum = replaced(self.checksum, difference);
+    }
+
+    #[inline(always)]
+    fn precedes_tcp(&self) -> bool {
+        self.version_length == 0x45 && self.protocol == TCP && self.fragment & FRAGMENT_OFFSET == 0
+    }
+
+    #[inline(always)]
+    fn with(source: &Address, target: &Address, protocol: u8, length: u16) -> Self {
         let mut header = Self {
             version_length: 0x45,
             service: 0,
@@ -93,7 +113,7 @@ impl Ip for V4 {
             id: 0,
             fragment: DO_NOT_FRAGMENT,
             ttl: TTL,
-            protocol: TCP,
+            protocol,
             checksum: 0,
             source: halved(source.raw_v4()),
             target: halved(target.raw_v4()),
@@ -105,6 +125,22 @@ impl Ip for V4 {
     #[inline(always)]
     fn pseudo(source: &Address, target: &Address, length: u16) -> u32 {
         pseudo(source.raw_v4(), target.raw_v4(), length)
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo(_source: &Address, _target: &Address, _length: u16) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
+    }
+
+    /// RFC 1191, 4.
+    #[inline(always)]
+    fn too_big(mtu: u16) -> Icmp {
+        Icmp { kind: UNREACHABLE, code: FRAGMENTATION_NEEDED, checksum: 0, rest: [0, mtu.to_be()] }
     }
 
     #[inline(always)]

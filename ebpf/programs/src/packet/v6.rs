@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::checksum::{add, difference, pseudo_v6};
 use shunt_ebpf_common::flow::{Address, Tuple};
 
-use super::{Content, IP, Ip, TCP, halved, joined};
+use super::{Content, IP, Icmp, Ip, TCP, halved, joined};
 
 #[repr(C)]
 pub struct V6 {
@@ -21,6 +21,8 @@ pub struct V6 {
 pub const KIND: u16 = 0x86dd;
 const HOPS: u8 = 64;
 
+const PACKET_TOO_BIG: u8 = 2;
+
 /// Extension headers that are looked behind. Linux itself puts no limit; nobody needs more (RFC 8504, 5.3).
 const EXTENSIONS: u32 = 4;
 const HOP_BY_HOP: u8 = 0;
@@ -31,12 +33,16 @@ const DESTINATION: u8 = 60;
 impl Ip for V6 {
     const CHECKSUM: Option<u32> = None;
     const FAMILY: u8 = 10;
+    const ICMP: u8 = 58;
     const SOCKET_TUPLE: u32 = 36;
 
     #[inline(always)]
     fn content(&self, ctx: &TcContext) -> Content {
         if self.next == TCP {
             return Content::Tcp;
+        }
+        if self.next == Self::ICMP {
+            return Content::Icmp;
         }
         behind_extensions(ctx, self.next)
     }
@@ -76,11 +82,19 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn with(source: &Address, target: &Address, length: u16) -> Self {
+    fn correct(&mut self, _difference: u32) {}
+
+    #[inline(always)]
+    fn precedes_tcp(&self) -> bool {
+        self.next == TCP
+    }
+
+    #[inline(always)]
+    fn with(source: &Address, target: &Address, protocol: u8, length: u16) -> Self {
         Self {
             label: halved(0x6000_0000_u32.to_be()),
             length: length.to_be(),
-            next: TCP,
+            next: protocol,
             hops: HOPS,
             source: halves(source),
             target: halves(target),
@@ -90,6 +104,24 @@ impl Ip for V6 {
     #[inline(always)]
     fn pseudo(source: &Address, target: &Address, length: u16) -> u32 {
         pseudo_v6(&source.0, &target.0, length)
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo(source: &Address, target: &Address, length: u16) -> u32 {
+        // The same as TCP's but for the protocol.
+        add(Self::pseudo(source, target, length), u32::from(u16::from(Self::ICMP - TCP).to_be()))
+    }
+
+    /// The upper half are no errors (RFC 4443, 2.1).
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        kind < 128
+    }
+
+    /// RFC 4443, 3.2.
+    #[inline(always)]
+    fn too_big(mtu: u16) -> Icmp {
+        Icmp { kind: PACKET_TOO_BIG, code: 0, checksum: 0, rest: [0, mtu.to_be()] }
     }
 
     #[inline(always)]
