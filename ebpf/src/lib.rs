@@ -1,4 +1,37 @@
-//! Where the eBPF datapath will live: tc and XDP programs in Rust, and the ABI they share with the agent.
+//! The eBPF datapath: loads the programs of `ebpf/programs`, attaches them, and keeps the maps that they share.
 //!
-//! There is nothing here yet. The agent's only datapath is nftables (crate `shunt-rules`), and a configuration that asks
-//! for `datapath = "ebpf"` is refused with an error that says so; it never falls back by itself.
+//! `README.md` beside this crate has a packet's way and the layout; `shunt-ebpf-common` the types. This crate is not yet
+//! a [`Datapath`](shunt_core::datapath::Datapath): the README says what is missing.
+
+mod address;
+mod clock;
+mod collect;
+mod datapath;
+mod ends;
+mod error;
+mod flows;
+mod grace;
+mod interfaces;
+mod live;
+mod meter;
+mod namespace;
+mod object;
+mod orders;
+mod phase;
+mod pins;
+mod sever;
+mod shared;
+mod state;
+mod sys;
+mod tables;
+
+pub use address::{endpoint, socket_address};
+pub use datapath::{EbpfDatapath, Options};
+pub use error::Error;
+pub use flows::{Both, FlowTable};
+pub use object::{Object, Size, try_out};
+pub use pins::Pins;
+pub use tables::{Tables, Transaction};
+
+/// What the programs and this crate agree on.
+pub use shunt_ebpf_common as common;

@@ -15,11 +15,11 @@ use shunt_core::datapath::DatapathError;
 use shunt_core::flow::Tuple;
 
 use crate::nflog::Copies;
-use crate::packet::Whole;
-use crate::raw::Raw;
 use crate::schema::Groups;
 use crate::thread::{Shared, Thread};
 use room::Room;
+use shunt_wire::packet::Whole;
+use shunt_wire::raw::Raw;
 
 pub struct Block {
     thread: Thread<State>,
@@ -84,7 +84,7 @@ impl Shared<State> {
                 packets.extend(released.into_iter().flat_map(|flow| state.room.release(flow, now)));
             }
             put_back(raw, packets);
-            self.wake.wait(&copies, None);
+            self.wake.wait(Some(&copies), None);
         }
     }
 

@@ -15,11 +15,11 @@ use shunt_core::datapath::DatapathError;
 
 use crate::element::Pair;
 use crate::nflog::Copies;
-use crate::packet::Segment;
-use crate::raw::Raw;
 use crate::schema::Groups;
 use crate::thread::{Shared, Thread};
 use room::Room;
+use shunt_wire::packet::Segment;
+use shunt_wire::raw::Raw;
 
 pub struct Hold {
     thread: Thread<State>,
@@ -90,7 +90,7 @@ impl Shared<State> {
                 (syns, state.room.next_deadline())
             };
             put_back(raw, syns);
-            self.wake.wait(&copies, deadline);
+            self.wake.wait(Some(&copies), deadline);
         }
     }
 

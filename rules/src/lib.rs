@@ -11,8 +11,7 @@
 //! - `conntrack`: flows, counted and deleted; `meter` tells of them.
 //! - `sever`, `hold`, `block`: threads that end flows at both ends, put the SYNs of held connections back, and what the
 //!   clients of blocked flows sent.
-//! - `packet`, `raw`, `nflog`, `wake`: packets as bytes, on their way into the kernel and copied out of it; waiting for
-//!   these copies.
+//! - `nflog`: copies of packets on their way, which `shunt-wire` reads, as it writes our own.
 
 mod block;
 mod conntrack;
@@ -26,9 +25,7 @@ mod netlink;
 mod nflog;
 mod notices;
 mod owner;
-mod packet;
 mod preflight;
-mod raw;
 mod ruleset;
 mod schema;
 mod sever;
@@ -36,7 +33,6 @@ mod state;
 mod thread;
 mod tlv;
 mod transaction;
-mod wake;
 
 pub use datapath::{NftDatapath, Options};
 pub use foreign::{ForeignNat, foreign_nat};

@@ -10,9 +10,9 @@ use shunt_core::datapath::DatapathError;
 
 use crate::netlink::socket::Netlink;
 use crate::netlink::{HEADERS, finish, header, nflog};
-use crate::packet::Segment;
 use crate::tlv;
 use crate::transaction::kernel;
+use shunt_wire::packet::Segment;
 
 // linux/netfilter/nfnetlink_log.h
 const NFULNL_MSG_PACKET: i32 = 0;

@@ -24,10 +24,10 @@ use crate::conntrack::Conntrack;
 use crate::conntrack::entry::Entry;
 use crate::element::Pair;
 use crate::nflog::Copies;
-use crate::raw::Raw;
 use crate::schema::{Groups, TICKLE_MARK};
 use crate::thread::Thread;
 use crate::transaction::kernel;
+use shunt_wire::raw::Raw;
 
 pub struct Severer {
     thread: Thread<State>,

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use shunt_core::datapath::DatapathError;
 
 use crate::transaction::kernel;
-use crate::wake::Wake;
+use shunt_wire::wake::Wake;
 
 /// The owner's side.
 pub struct Thread<S> {

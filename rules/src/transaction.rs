@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use shunt_core::datapath::DatapathError;
+pub use shunt_wire::kernel;
 
 use crate::element::Key;
 use crate::netlink::batch::{Batch, Subject};
@@ -44,11 +45,6 @@ impl Rejected {
         };
         DatapathError::Rejected { what, source: self.error }
     }
-}
-
-pub fn kernel(what: impl Into<String>) -> impl FnOnce(io::Error) -> DatapathError {
-    let what = what.into();
-    move |source| DatapathError::Kernel { what, source }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ fn a_second_agent_in_the_same_namespace_is_turned_away() {
     let Some(lab) = Lab::new("a_second_agent_in_the_same_namespace_is_turned_away") else { return };
     let first = lab.open();
     let second = lab.in_host(PROXY, || NftDatapath::open(Options::default()));
-    assert!(matches!(second, Err(DatapathError::InUse { table }) if table == "shunt"));
+    assert!(matches!(second, Err(DatapathError::InUse { what }) if what == "table shunt"));
     // Another table, and another namespace, are no business of the first one's.
     lab.in_host(PROXY, || NftDatapath::open(Options { table: "shunt-two".to_owned() })).unwrap();
     lab.in_host(CLIENT, || NftDatapath::open(Options::default())).unwrap();

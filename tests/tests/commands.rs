@@ -89,6 +89,7 @@ each_flavour! {
         ensure!(levels(&report, "capabilities") == ["ok"], "{report}");
         ensure!(levels(&report, "nftables") == ["ok"], "{report}");
         ensure!(levels(&report, "foreign NAT") == ["warning"], "{report}");
+        ensure!(levels(&report, "eBPF") == ["ok"], "{report}");
         ensure!(levels(&report, "login") == ["ok", "ok"], "{report}");
         ensure!(levels(&report, "grants") == ["ok", "ok"], "{report}");
         let (_, report) = doctor(&scene, &["--fix"])?;

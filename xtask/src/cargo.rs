@@ -41,6 +41,10 @@ pub fn build_agent(release: bool) -> Result<PathBuf> {
         println!("  building shunt");
         let mut args = vec!["build", "--package", "shunt", "--bin", "shunt"];
         args.extend(release.then_some("--release"));
+        if let Err(missing) = shunt_ebpf_build::Toolchain::find() {
+            println!("  without the eBPF datapath: {missing}");
+            args.push("--no-default-features");
+        }
         run(&args)?;
     }
     if !program.is_file() {

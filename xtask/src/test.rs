@@ -36,9 +36,9 @@ pub fn run(args: &Args) -> Result<()> {
     let in_ci = std::env::var("CI").is_ok_and(|v| v == "true" || v == "1");
     let servers = only.map_or(Flavour::ALL.to_vec(), |one| vec![one]);
     let needs = if args.no_lab || !root::am_i() {
-        Needs { tests: true, ..Needs::default() }
+        Needs { tests: true, bpf: true, ..Needs::default() }
     } else {
-        Needs { lab: true, servers: servers.clone(), tests: true, again: in_ci, ..Needs::default() }
+        Needs { lab: true, servers: servers.clone(), tests: true, bpf: true, again: in_ci, ..Needs::default() }
     };
     setup::ensure(&needs, args.yes || in_ci)?;
     let swept = scratch::sweep();
@@ -65,6 +65,8 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     check("format", &["fmt", "--all", "--check"]);
+    // A workspace of its own; building `shunt` builds it.
+    check("format of the eBPF programs", &["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"]);
     check("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]);
     if cargo::has("deny") {
         // Advisories come from a database on the network, which a test must not depend on.

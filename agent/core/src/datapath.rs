@@ -199,8 +199,11 @@ pub enum DatapathError {
     },
     #[error("table {table} exists and is not shunt's: {detail}")]
     Foreign { table: String, detail: String },
-    #[error("another shunt agent already drives table {table} in this network namespace")]
-    InUse { table: String },
+    #[error("another shunt agent already drives {what} in this network namespace")]
+    InUse {
+        /// Such as `table shunt`.
+        what: String,
+    },
     #[error("{0}")]
     Unsupported(String),
 }

@@ -167,12 +167,18 @@ pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> Age
     AgentDraft { page, config, credential_names, implied }
 }
 
+/// What becomes of `datapath = "ebpf"`.
+const NO_EBPF: &str = if cfg!(feature = "ebpf") {
+    "the eBPF datapath is not in this version"
+} else {
+    "this shunt is built without the eBPF datapath"
+};
+
 fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
     if let Some(value) = section.get("datapath") {
         match value.choice(&[("nft", DatapathKind::Nft), ("ebpf", DatapathKind::Ebpf)]) {
             Some(DatapathKind::Ebpf) => value.complain(
-                Complaint::new("the eBPF datapath is not in this version")
-                    .hint("write \"nft\": shunt never falls back to another datapath by itself"),
+                Complaint::new(NO_EBPF).hint("write \"nft\": shunt never falls back to another datapath by itself"),
             ),
             Some(kind) => config.datapath = kind,
             None => {}

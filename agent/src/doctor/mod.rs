@@ -3,6 +3,7 @@
 
 mod capabilities;
 mod conntrack;
+mod ebpf;
 mod forwarding;
 mod grants;
 mod hooks;
@@ -71,6 +72,7 @@ pub fn host(clusters: &[ClusterConfig], table: &str) -> Vec<Finding> {
     let listeners: Vec<SocketAddr> = clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
     let mut found = vec![capabilities::check()];
     found.extend(nftables::check(table, &listeners));
+    found.push(ebpf::check());
     found.extend(forwarding::check(&listeners));
     found.extend(conntrack::check());
     found.extend(rp_filter::check());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shunt_core::flow::Tuple;
 
-use crate::packet::Whole;
+use shunt_wire::packet::Whole;
 
 /// Bytes and packets that wait at a time, of one flow and of all. A statement is seldom longer; of one that is, the client
 /// sends the rest again.
@@ -54,7 +54,7 @@ impl Room {
             let is_late = now.saturating_duration_since(released) < LATE_WITHIN;
             return is_late.then_some((listener, packet));
         }
-        let len = packet.len();
+        let len = packet.carries();
         let full = kept.packets.len() >= PACKETS_OF_ONE || kept.bytes + len > OF_ONE || self.bytes + len > OF_ALL;
         if !full && !kept.packets.iter().any(|other| packet.repeats(other)) {
             kept.bytes += len;
@@ -94,7 +94,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Segment;
+    use shunt_wire::packet::Segment;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shunt_core::flow::Tuple;
 
 use crate::element::Pair;
-use crate::packet::Segment;
+use shunt_wire::packet::Segment;
 
 /// SYNs that wait at a time, over all listeners; some 200 bytes each. Whoever finds no room is not worse off than without
 /// it: its own next SYN opens the connection.

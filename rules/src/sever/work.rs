@@ -12,9 +12,9 @@ use super::{Order, State};
 use crate::conntrack::Conntrack;
 use crate::element::Pair;
 use crate::nflog::Copies;
-use crate::packet::Segment;
-use crate::raw::Raw;
 use crate::thread::Shared;
+use shunt_wire::packet::Segment;
+use shunt_wire::raw::Raw;
 
 /// Questions between two looks at the answers: few enough that the answers fit into the socket's buffer, and that hosts
 /// with many connections are not flooded.
@@ -53,7 +53,7 @@ impl Worker {
             self.delete();
             self.report();
             if self.questions.is_empty() {
-                self.shared.wake.wait(&self.copies, self.plan.next_deadline());
+                self.shared.wake.wait(Some(&self.copies), self.plan.next_deadline());
             }
         }
     }

@@ -19,6 +19,11 @@ use crate::ledger::Ledger;
 
 /// A datapath that is held to the contract.
 pub trait Subject {
+    /// Makes ready what it needs of the test's own, before there is a star. Threads of the calling one have it, too.
+    fn prepare() -> Result<()> {
+        Ok(())
+    }
+
     /// Opens it in the network namespace of the calling thread, which is the proxy's, and adopts what is there.
     fn open() -> Result<Box<dyn Datapath>, DatapathError>;
 
@@ -41,6 +46,7 @@ pub fn prove<S: Subject>(test: &str, ip: Ip, promise: fn(&Lab)) -> Result<()> {
         return Ok(());
     }
     skip::with_root(test, || {
+        S::prepare()?;
         promise(&Lab { star: Star::new()?, ip, open: S::open });
         Ok(())
     })
@@ -53,6 +59,7 @@ pub fn prove_ledger<S: Subject>(test: &str, ip: Ip, promise: fn(&mut dyn Ledger,
         return Ok(());
     }
     skip::with_root(test, || {
+        S::prepare()?;
         let lab = Lab { star: Star::new()?, ip, open: S::open };
         let datapath = Some(lab.open());
         promise(&mut InKernel { lab, datapath }, ip);

@@ -201,6 +201,11 @@ mod nft {
     conforms!(crate::subjects::Nft);
 }
 
+#[cfg(feature = "ebpf-datapath")]
+mod ebpf {
+    conforms!(crate::subjects::Ebpf);
+}
+
 mod memory {
     keeps_books!(crate::subjects::in_memory);
 }

@@ -72,20 +72,19 @@ fn is_there(package: &Package) -> bool {
 }
 
 /// Installs, as root.
-pub fn install(packages: &[&Package]) -> Result<()> {
-    if packages.is_empty() {
+pub fn install(names: &[&str]) -> Result<()> {
+    if names.is_empty() {
         return Ok(());
     }
-    let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
     if Command::new("apt-get").arg("--version").output().is_err() {
         bail!("this machine has no apt-get; install what matches these Debian packages: {}", names.join(" "));
     }
     refresh_if_empty()?;
     let what = format!("apt-get install {}", names.join(" "));
-    if talk::step(&what, || apt_install(&names)).is_err() {
+    if talk::step(&what, || apt_install(names)).is_err() {
         // Lists that are too old name files that are gone.
         refresh()?;
-        talk::step(&what, || apt_install(&names)).context(
+        talk::step(&what, || apt_install(names)).context(
             "apt cannot install what the project needs; try `apt-get update`, then `apt-get install` with the names above",
         )?;
     }
@@ -133,6 +132,21 @@ fn parse_targets(text: &str) -> Vec<Archive> {
         }
     }
     archives
+}
+
+/// Whether the machine's own sources have a package of that very name, and would install it.
+pub fn has_candidate(name: &str) -> bool {
+    let text = talk::quietly(Command::new("apt-cache").args(["policy", name])).unwrap_or_default();
+    text.lines().any(|line| line.trim().strip_prefix("Candidate: ").is_some_and(|version| version != "(none)"))
+}
+
+/// The packages that come with one, itself among them.
+pub fn dependencies(name: &str) -> Vec<String> {
+    let mut command = Command::new("apt-cache");
+    command.args(["depends", "--recurse", "--important", "--no-suggests", "--no-conflicts", "--no-breaks"]);
+    let text = talk::quietly(command.arg("--no-replaces").arg(name)).unwrap_or_default();
+    // A package stands at the beginning of a line, what it wants below it.
+    text.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_alphanumeric())).map(str::to_owned).collect()
 }
 
 /// Names of packages that the machine's own sources have.

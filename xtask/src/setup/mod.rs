@@ -4,6 +4,7 @@
 //! of the machine's is replaced, and no service starts.
 
 mod apt;
+mod bpf;
 pub mod rivals;
 pub mod servers;
 mod unpack;
@@ -38,6 +39,8 @@ pub struct Needs {
     pub servers: Vec<Flavour>,
     /// cargo-nextest and what the tests of the units call.
     pub tests: bool,
+    /// What the eBPF programs are built with.
+    pub bpf: bool,
     /// The proxies that a benchmark compares with.
     pub rivals: bool,
     /// Try again what could not be had lately.
@@ -46,7 +49,7 @@ pub struct Needs {
 
 impl Needs {
     pub fn all() -> Self {
-        Self { lab: true, servers: Flavour::ALL.to_vec(), tests: true, rivals: false, again: true }
+        Self { lab: true, servers: Flavour::ALL.to_vec(), tests: true, bpf: true, rivals: false, again: true }
     }
 
     /// As arguments of `setup --system`.
@@ -54,6 +57,7 @@ impl Needs {
         let mut words: Vec<String> = self.servers.iter().map(|f| format!("--for={f}")).collect();
         words.extend(self.lab.then(|| "--for=lab".to_owned()));
         words.extend(self.tests.then(|| "--for=tests".to_owned()));
+        words.extend(self.bpf.then(|| "--for=bpf".to_owned()));
         words.extend(self.rivals.then(|| "--for=rivals".to_owned()));
         words.extend(self.again.then(|| "--for=again".to_owned()));
         words
@@ -62,7 +66,14 @@ impl Needs {
     fn parse(words: &[String]) -> Self {
         let has = |word: &str| words.iter().any(|w| w == word);
         let servers = Flavour::ALL.into_iter().filter(|f| has(f.name())).collect();
-        Self { lab: has("lab"), servers, tests: has("tests"), rivals: has("rivals"), again: has("again") }
+        Self {
+            lab: has("lab"),
+            servers,
+            tests: has("tests"),
+            bpf: has("bpf"),
+            rivals: has("rivals"),
+            again: has("again"),
+        }
     }
 }
 
@@ -71,6 +82,7 @@ struct Missing {
     packages: Vec<&'static apt::Package>,
     servers: Vec<Flavour>,
     rivals: Vec<Rival>,
+    bpf: bpf::Wanted,
     nextest: bool,
 }
 
@@ -84,23 +96,30 @@ impl Missing {
             packages: apt::missing(needs, !servers.is_empty() || !rivals.is_empty()),
             servers,
             rivals,
+            bpf: if needs.bpf { bpf::Wanted::find() } else { bpf::Wanted::default() },
             nextest: needs.tests && !cargo::has("nextest"),
         }
     }
 
     fn needs_root(&self) -> bool {
-        !self.packages.is_empty() || !self.servers.is_empty() || !self.rivals.is_empty()
+        !self.packages.is_empty()
+            || !self.bpf.packages.is_empty()
+            || !self.servers.is_empty()
+            || !self.rivals.is_empty()
     }
 
     fn is_nothing(&self) -> bool {
-        !self.needs_root() && !self.nextest
+        !self.needs_root() && !self.nextest && self.bpf == bpf::Wanted::default()
     }
 
     fn say(&self) {
-        if !self.packages.is_empty() {
+        if !self.packages.is_empty() || !self.bpf.packages.is_empty() {
             println!("to install with apt{}:", if root::am_i() { "" } else { " (sudo)" });
             for package in &self.packages {
                 println!("  {:<14} {}", package.name, package.why);
+            }
+            for package in &self.bpf.packages {
+                println!("  {package:<14} builds the eBPF programs");
             }
         }
         for flavour in &self.servers {
@@ -111,9 +130,18 @@ impl Missing {
             println!("to unpack into {}:", flavour::cache().display());
             println!("  {:<14} to compare with; no service starts", rival.title());
         }
-        if self.nextest {
+        if self.nextest || self.bpf.linker {
             println!("to build with cargo install:");
+        }
+        if self.nextest {
             println!("  {:<14} runs the tests (some minutes, once)", "cargo-nextest");
+        }
+        if self.bpf.linker {
+            println!("  {:<14} links the eBPF programs (two minutes, once)", "bpf-linker");
+        }
+        if let Some(reason) = &self.bpf.unavailable {
+            println!("not to be had here, and needed for the eBPF datapath (--no-default-features builds without):");
+            println!("  {reason}");
         }
     }
 }
@@ -136,6 +164,7 @@ pub fn run(args: &Args) -> Result<()> {
     for flavour in Flavour::ALL {
         println!("{}", servers::status(flavour));
     }
+    println!("{}", bpf::status());
     println!("ready");
     Ok(())
 }
@@ -163,6 +192,9 @@ pub fn ensure(needs: &Needs, yes: bool) -> Result<()> {
         println!("  building cargo-nextest");
         cargo::run(&["install", "--locked", "cargo-nextest"])?;
     }
+    if missing.bpf.linker {
+        bpf::get_linker()?;
+    }
     Ok(())
 }
 
@@ -171,7 +203,8 @@ fn get_as_root(needs: &Needs, missing: &Missing) -> Result<()> {
         bail!("this part of setup needs root");
     }
     scratch::sweep();
-    apt::install(&missing.packages)?;
+    let names = missing.packages.iter().map(|package| package.name);
+    apt::install(&names.chain(missing.bpf.packages.iter().map(String::as_str)).collect::<Vec<_>>())?;
     for &flavour in &missing.servers {
         if let Err(error) = servers::get(flavour) {
             println!("  {} cannot be had here: {error:#}", flavour.title());

@@ -102,6 +102,7 @@ fn a_cluster_that_nobody_can_be_promoted_in_is_warned_about() {
     insta::assert_snapshot!(rendered(&[("clusters.d/a.toml", &text)]));
 }
 
+#[cfg(feature = "ebpf")]
 #[test]
 fn ebpf_is_refused_with_the_reason() {
     insta::assert_snapshot!(rendered(&[("shunt.toml", "[agent]\ndatapath = \"ebpf\"\n")]));

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use shunt_core::datapath::DatapathError;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::kernel;
 use crate::packet::Segment;
-use crate::transaction::kernel;
 
 /// A raw socket of each family. The kernel routes what they send by its destination and leaves its source alone, so a
 /// packet takes the way of the host's own: the output chains see it, NAT included.

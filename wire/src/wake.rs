@@ -1,7 +1,7 @@
-//! What a thread that listens to copies of packets waits for: a copy, a deadline, or to be woken.
+//! What a thread that listens to packets waits for: a packet, a deadline, or to be woken.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -9,8 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use shunt_core::datapath::DatapathError;
 
-use crate::nflog::Copies;
-use crate::transaction::kernel;
+use crate::kernel;
 
 /// poll(2) counts whole milliseconds.
 const TICK: Duration = Duration::from_millis(1);
@@ -35,21 +34,21 @@ impl Wake {
         }
     }
 
-    /// Returns when there are copies to read, when the deadline is over, or when woken.
-    pub fn wait(&self, copies: &Copies, deadline: Option<Instant>) {
+    /// Returns when there is something to read from `packets`, when the deadline is over, or when woken.
+    pub fn wait(&self, packets: Option<&impl AsFd>, deadline: Option<Instant>) {
         let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
             let left = deadline.saturating_duration_since(Instant::now()) + TICK;
             PollTimeout::try_from(left.min(Duration::from_secs(60))).unwrap_or(PollTimeout::MAX)
         });
-        let mut ready =
-            [PollFd::new(copies.as_fd(), PollFlags::POLLIN), PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        let mut ready = vec![PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        ready.extend(packets.map(|packets| PollFd::new(packets.as_fd(), PollFlags::POLLIN)));
         if let Err(error) = poll(&mut ready, timeout)
             && error != Errno::EINTR
         {
             tracing::error!(error = %io::Error::from(error), "a thread of the datapath cannot wait");
             std::thread::sleep(RETRY);
         }
-        if ready[1].any() == Some(true)
+        if ready[0].any() == Some(true)
             && let Err(error) = self.event.read()
         {
             tracing::debug!(error = %io::Error::from(error), "nothing to read from an eventfd");

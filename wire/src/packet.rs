@@ -59,6 +59,17 @@ impl Segment {
         let mut tcp = TcpHeader::new(from.port(), to.port(), sequence, 0);
         tcp.ack = true;
         tcp.acknowledgment_number = acknowledgment;
+        Self::of_ours(from, to, tcp)
+    }
+
+    /// An RST with the number that its receiver expects next, which is the only one it takes at its word (RFC 5961, 3.2).
+    pub fn reset(from: SocketAddr, to: SocketAddr, sequence: u32) -> Option<Self> {
+        let mut tcp = TcpHeader::new(from.port(), to.port(), sequence, 0);
+        tcp.rst = true;
+        Self::of_ours(from, to, tcp)
+    }
+
+    fn of_ours(from: SocketAddr, to: SocketAddr, tcp: TcpHeader) -> Option<Self> {
         let len = tcp.header_len() as u16;
         let ip = match (from.ip(), to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -163,7 +174,8 @@ impl Whole {
         (told == packet.len()).then(|| Self { head, data: data.into() })
     }
 
-    pub fn len(&self) -> usize {
+    /// Bytes of data.
+    pub fn carries(&self) -> usize {
         self.data.len()
     }
 
@@ -236,6 +248,17 @@ mod tests {
             assert_eq!((read.source(), read.destination()), (at(from), at(to)));
             assert_eq!((read.tcp.sequence_number, read.tcp.ack, read.tcp.window_size), (0x1234_5678, true, 0));
             assert!(!read.is_syn());
+            assert!(sums_up(&bytes), "{from}");
+        }
+    }
+
+    #[test]
+    fn a_reset_has_its_number_and_nothing_else() {
+        for (from, to) in ENDS {
+            let bytes = Segment::reset(at(from), at(to), 0x1234_5678).unwrap().bytes().unwrap();
+            let read = Segment::parse(&bytes).unwrap();
+            assert_eq!((read.source(), read.destination()), (at(from), at(to)));
+            assert_eq!((read.tcp.sequence_number, read.tcp.ack, read.is_reset()), (0x1234_5678, false, true));
             assert!(sums_up(&bytes), "{from}");
         }
     }

@@ -1,0 +1,84 @@
+//! What the agent asks for, see `shunt_ebpf_common::manage`.
+
+use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
+use aya_ebpf::programs::TcContext;
+use shunt_ebpf_common::flow::{Flow, Tuple, mark, state};
+use shunt_ebpf_common::manage::{Command, MAX_COMMANDS, OFFSET, what};
+
+use crate::admit::give_back;
+use crate::atomic;
+use crate::live::{is_live, now};
+use crate::maps::FLOWS;
+
+/// Carries out the commands of one packet; how many of them.
+pub fn manage(ctx: &TcContext) -> i32 {
+    let mut done = 0;
+    for number in 0..MAX_COMMANDS {
+        let Ok(command) = ctx.load::<Command>(OFFSET + number * size_of::<Command>()) else { break };
+        done += i32::from(carried_out(&command).is_some());
+    }
+    done
+}
+
+#[inline(never)]
+fn carried_out(command: &Command) -> Option<()> {
+    let flow = FLOWS.get_ptr_mut(&command.flow)?;
+    // SAFETY: as in ingress.rs.
+    let flow = unsafe { &mut *flow };
+    match command.what {
+        what::BLOCK | what::UNBLOCK => {
+            if flow.state & state::FROM_CLIENT == 0 {
+                return None;
+            }
+            // SAFETY: a word of an entry.
+            unsafe {
+                match command.what {
+                    what::BLOCK => atomic::or(&raw mut flow.marks, mark::BLOCKED),
+                    _ => atomic::and(&raw mut flow.marks, !mark::BLOCKED),
+                }
+            };
+            Some(())
+        }
+        what::FORGET_DEAD if is_live(flow.pair, flow.generation, now()) => None,
+        what::FORGET_CLOSED if flow.state & state::CLOSED == 0 => None,
+        what::FORGET_DEAD | what::FORGET_CLOSED | what::FORGET_IDLE => {
+            if flow.seen >= command.unseen_since {
+                return None;
+            }
+            let other = flow.rewritten.reversed();
+            if let Some(other) = FLOWS.get_ptr_mut(&other) {
+                // SAFETY: as above.
+                if unsafe { (*other).seen } >= command.unseen_since {
+                    return None;
+                }
+            }
+            forget(flow, &command.flow);
+            Some(())
+        }
+        _ => None,
+    }
+}
+
+/// Takes both entries of a flow away, of which `key` is one's, and gives back its places.
+#[inline(always)]
+pub fn forget(flow: &mut Flow, key: &Tuple) {
+    let other = flow.rewritten.reversed();
+    if flow.state & state::FROM_CLIENT != 0 {
+        give_back(flow, &key.source);
+    } else if let Some(client) = FLOWS.get_ptr_mut(&other) {
+        // SAFETY: as above.
+        give_back(unsafe { &mut *client }, &other.source);
+    }
+    let _ = FLOWS.remove(&other);
+    let _ = FLOWS.remove(key);
+}
+
+/// Lets the packet come in again by the interface in whose name this runs.
+pub fn replay(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid while the program runs.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    match ctx.clone_redirect(interface, BPF_F_INGRESS.into()) {
+        Ok(()) => 1,
+        Err(_) => TC_ACT_SHOT as i32,
+    }
+}

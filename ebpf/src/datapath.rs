@@ -1,0 +1,311 @@
+//! The eBPF datapath: committed state in memory, one store per change.
+//!
+//! What was committed is kept here and compared with the maps only by [`EbpfDatapath::reconcile`]; applying a change reads
+//! no map. Programs are loaded with the first change, or when there are pinned ones to adopt.
+
+mod block;
+mod commit;
+mod restore;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
+use shunt_core::flow::Tuple;
+use shunt_ebpf_common::control::{Ports, ports_beside};
+use shunt_wire::kernel;
+use shunt_wire::owner::lock;
+
+use crate::collect::Collector;
+use crate::interfaces::{self, Changes};
+use crate::meter::{EbpfMeter, Readable, Shelf};
+use crate::namespace::Namespace;
+use crate::sever::Severer;
+use crate::state::State;
+use crate::state::slots::Slots;
+use crate::{Error, Object, Pins, Size, Tables, clock, ends, grace};
+
+const NAME: &str = "the eBPF datapath";
+
+/// How to open the datapath.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder in a bpf file system. Each network namespace has one of its own in it.
+    pub pins: PathBuf,
+    /// How much new maps hold.
+    pub size: Size,
+    /// Where clients and servers are; empty: every interface that the host routes by, those that come later included.
+    pub interfaces: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pins: "/sys/fs/bpf/shunt".into(), size: Size::default(), interfaces: Vec::new() }
+    }
+}
+
+/// The datapath of one network namespace: that of the thread that opened it.
+pub struct EbpfDatapath {
+    options: Options,
+    folder: PathBuf,
+    namespace: Namespace,
+    changes: Changes,
+    state: State,
+    loaded: Option<Loaded>,
+    shelf: Shelf,
+    /// Listeners whose lease ran out while no agent was there, until they are told of.
+    lapsed: Vec<SocketAddr>,
+    blocked: BTreeSet<Tuple>,
+    _lock: UnixListener,
+}
+
+/// The programs, and what works on their maps.
+struct Loaded {
+    object: Object,
+    tables: Tables,
+    slots: Slots,
+    severer: Severer,
+    collector: Collector,
+}
+
+impl EbpfDatapath {
+    /// Takes the namespace's lock and adopts what a former agent left. Where there is nothing, it changes nothing.
+    pub fn open(options: Options) -> Result<Self, DatapathError> {
+        let lock = lock("shunt/ebpf", NAME)?;
+        let namespace = Namespace::current().map_err(kernel("tell which network namespace this is"))?;
+        let cookie = namespace.cookie().map_err(kernel("tell which network namespace this is"))?;
+        let mut datapath = Self {
+            folder: options.pins.join(cookie.to_string()),
+            options,
+            namespace,
+            changes: Changes::subscribe().map_err(kernel("listen for new interfaces"))?,
+            state: State::default(),
+            loaded: None,
+            shelf: Shelf::default(),
+            lapsed: Vec::new(),
+            blocked: BTreeSet::new(),
+            _lock: lock,
+        };
+        if Pins::hold_maps(&datapath.folder) {
+            datapath.adopt()?;
+        }
+        Ok(datapath)
+    }
+
+    /// Whether maps of ours are there.
+    pub fn found_maps(&self) -> bool {
+        self.loaded.is_some()
+    }
+
+    fn adopt(&mut self) -> Result<(), DatapathError> {
+        self.load()?;
+        let Some(loaded) = &mut self.loaded else { return Ok(()) };
+        let found = loaded.found()?;
+        self.state = State::adopt(&found);
+        loaded.take_seats(&found, &self.state)?;
+        tracing::info!(listeners = self.state.listeners.len(), "adopted the maps");
+        self.adopt_blocked()?;
+        let (plan, lapsed) = self.state.lapse(clock::now());
+        if plan.changed() > 0 {
+            self.commit(plan)?;
+        }
+        self.lapsed = lapsed;
+        // Flows that died while no agent was there to tell their ends.
+        if let Some(loaded) = &self.loaded {
+            loaded.severer.look(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Loads the programs onto the pinned maps, or onto new ones, and attaches them.
+    fn load(&mut self) -> Result<(), DatapathError> {
+        if self.loaded.is_some() {
+            return Ok(());
+        }
+        let (folder, size) = (&self.folder, self.options.size);
+        let loaded = self.namespace.inside(|| -> Result<Loaded, DatapathError> {
+            let mut object = Object::load(Pins::at(folder)?, size)?;
+            let mut tables = object.tables()?;
+            tables.set_ports(ports().map_err(kernel("read net.ipv4.ip_local_port_range"))?);
+            let slots = Slots::new(tables.slots(), [].into(), [].into());
+            let severer = Severer::start(tables.flow_table(), tables.liveness()?)?;
+            Ok(Loaded { object, tables, slots, severer, collector: Collector::default() })
+        });
+        let loaded = loaded.map_err(kernel("enter the datapath's network namespace"))??;
+        let readable = Readable {
+            table: loaded.tables.flow_table(),
+            counts: loaded.tables.counts(),
+            tallies: loaded.tables.tallies()?,
+        };
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(readable);
+        self.loaded = Some(loaded);
+        self.attach()
+    }
+
+    /// Attaches to the interfaces that have no link yet.
+    fn attach(&mut self) -> Result<(), DatapathError> {
+        let Some(loaded) = &mut self.loaded else { return Ok(()) };
+        let wanted = &self.options.interfaces;
+        let attached = self.namespace.inside(|| -> Result<(), DatapathError> {
+            loaded.object.forget_gone()?;
+            Ok(interfaces(wanted)?.iter().try_for_each(|interface| loaded.object.attach(interface))?)
+        });
+        attached.map_err(kernel("enter the datapath's network namespace"))?
+    }
+}
+
+impl Datapath for EbpfDatapath {
+    fn apply(&mut self, change: &Change) -> Result<Applied, DatapathError> {
+        let plan = self.state.plan(change, clock::now()).map_err(DatapathError::Unsupported)?;
+        if plan.changed() == 0 {
+            return Ok(Applied::default());
+        }
+        let changed = plan.changed();
+        let commit = self.commit(plan)?;
+        Ok(Applied { changed, commit })
+    }
+
+    fn reconcile(&mut self) -> Result<Vec<Drift>, DatapathError> {
+        if self.loaded.is_none() {
+            return Ok(Vec::new());
+        }
+        self.settle()?;
+        self.restore()
+    }
+
+    fn upkeep(&mut self) -> Result<(), DatapathError> {
+        if self.loaded.is_none() {
+            return Ok(());
+        }
+        let plan = self.state.end_drains(clock::now());
+        if plan.changed() > 0 {
+            self.commit(plan)?;
+        }
+        if self.changes.any() {
+            self.attach()?;
+        }
+        if let Some(loaded) = &mut self.loaded {
+            let taken = loaded.collector.go_on(&loaded.tables.flow_table(), clock::now());
+            let taken = taken.map_err(kernel("clear the flow table of connections that are over"))?;
+            if taken > 0 {
+                tracing::debug!(taken, "cleared the flow table of connections that are over");
+            }
+        }
+        Ok(())
+    }
+
+    fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
+        let (plan, mut lapsed) = self.state.renew(clock::now());
+        if plan.changed() > 0 {
+            self.commit(plan)?;
+        }
+        lapsed.append(&mut self.lapsed);
+        Ok(lapsed)
+    }
+
+    fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        let Some(loaded) = &self.loaded else { return Ok(()) };
+        let tried = || kernel("mark flows that are to end in the flow table");
+        let since = Instant::now();
+        let table = loaded.tables.flow_table();
+        let mut dead = Vec::new();
+        for flow in flows {
+            let tuple = ends::tuple(flow.client, flow.listener);
+            let Some(client) = table.get(&tuple).map_err(tried())? else { continue };
+            let both = table.both(tuple, client).map_err(tried())?;
+            // A generation that its pair has had before: nothing of the flow passes any more, and the programs answer.
+            for (key, entry) in [(tuple, Some(both.client)), (client.rewritten.reversed(), both.server)] {
+                let Some(mut entry) = entry else { continue };
+                entry.generation = entry.generation.wrapping_sub(1);
+                table.replace(&key, &entry).map_err(tried())?;
+            }
+            dead.push(tuple);
+        }
+        if !dead.is_empty() {
+            grace::wait();
+            loaded.severer.flows(dead, since);
+        }
+        self.forget_kept(flows)
+    }
+
+    fn block(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        self.stop(flows)
+    }
+
+    fn unblock(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
+        self.let_go(flows)
+    }
+
+    fn severed(&mut self) -> Vec<Severed> {
+        self.loaded.as_ref().map(|loaded| loaded.severer.finished()).unwrap_or_default()
+    }
+
+    fn meter(&self) -> Result<Box<dyn Meter>, DatapathError> {
+        Ok(Box::new(EbpfMeter::new(self.shelf.clone())))
+    }
+
+    fn committed(&self) -> Vec<Held> {
+        self.state.held()
+    }
+
+    fn purge(&mut self) -> Result<(), DatapathError> {
+        *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.state = State::default();
+        self.lapsed.clear();
+        self.blocked.clear();
+        let had = self.loaded.take();
+        let pins = match had {
+            Some(loaded) => loaded.object.pins().clone(),
+            None if self.folder.exists() => Pins::at(&self.folder)?,
+            None => return Ok(()),
+        };
+        pins.purge()?;
+        match fs::remove_dir(&self.options.pins) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                Err(kernel(format!("remove {}", self.options.pins.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Those that were asked for, or all that the host routes by.
+fn interfaces(wanted: &[String]) -> Result<BTreeSet<String>, DatapathError> {
+    if wanted.is_empty() {
+        return interfaces::routed().map_err(kernel("list the interfaces"));
+    }
+    Ok(wanted.iter().cloned().collect())
+}
+
+/// The ports for NAT: those that the host does not give to its own clients. The range is that of the thread's namespace.
+fn ports() -> io::Result<[Ports; 2]> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok(ports_beside(first, last)),
+        _ => Err(io::Error::other(format!("\"{}\" is no range of ports", text.trim()))),
+    }
+}
+
+impl From<Error> for DatapathError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Abi { .. } | Error::NoBpffs { .. } | Error::OldKernel { .. } => Self::Unsupported(error.to_string()),
+            Error::Kernel { what, source } => Self::Kernel { what, source },
+            Error::Program { what, source } => Self::Kernel { what, source: io::Error::other(source) },
+            Error::Map { what, source } => Self::Kernel { what, source: io::Error::other(source) },
+            Error::Load(source) => {
+                Self::Kernel { what: "load the eBPF programs".to_owned(), source: io::Error::other(source) }
+            }
+            Error::Missing(_) => {
+                Self::Kernel { what: "use the eBPF programs".to_owned(), source: io::Error::other(error) }
+            }
+        }
+    }
+}

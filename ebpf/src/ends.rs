@@ -1,0 +1,43 @@
+//! Who is who in a flow.
+
+use std::net::SocketAddr;
+
+use shunt_ebpf_common::flow::{Address, Endpoint, Tuple};
+
+use crate::flows::Both;
+use crate::{endpoint, socket_address};
+
+pub fn client(flow: &Both) -> SocketAddr {
+    source(&flow.tuple)
+}
+
+pub fn listener(flow: &Both) -> SocketAddr {
+    target(&flow.tuple)
+}
+
+pub fn backend(flow: &Both) -> SocketAddr {
+    target(&flow.client.rewritten)
+}
+
+/// The client, as the backend sees it.
+pub fn seen_as(flow: &Both) -> SocketAddr {
+    source(&flow.client.rewritten)
+}
+
+pub fn source(tuple: &Tuple) -> SocketAddr {
+    at(tuple.source, tuple.source_port)
+}
+
+pub fn target(tuple: &Tuple) -> SocketAddr {
+    at(tuple.target, tuple.target_port)
+}
+
+/// As a packet says it.
+pub fn tuple(from: SocketAddr, to: SocketAddr) -> Tuple {
+    let (from, to) = (endpoint(from), endpoint(to));
+    Tuple { source: from.address, target: to.address, source_port: from.port, target_port: to.port, zero: 0 }
+}
+
+fn at(address: Address, port: u16) -> SocketAddr {
+    socket_address(&Endpoint { address, port, zero: 0 })
+}

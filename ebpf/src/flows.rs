@@ -1,0 +1,119 @@
+//! The flow table as the agent sees it: read, walked through, and cleared by the programs at its word. Whoever has a clone has it for itself: a walk
+//! through a million flows makes no commit wait.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use shunt_ebpf_common::flow::{Flow, Tuple, state};
+use shunt_ebpf_common::manage::{Command, MAX_COMMANDS};
+
+use crate::orders::packet;
+use crate::sys::{self, Place};
+
+/// Entries that are read at a time, some hundred kilobytes.
+const BATCH: usize = 2048;
+
+#[derive(Clone)]
+pub struct FlowTable {
+    map: Arc<OwnedFd>,
+    entries: u32,
+    manage: Arc<OwnedFd>,
+}
+
+/// Both directions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Both {
+    /// The key of the client's direction.
+    pub tuple: Tuple,
+    pub client: Flow,
+    /// `None`: it is being made, or taken away.
+    pub server: Option<Flow>,
+}
+
+impl FlowTable {
+    /// The map must be one of tuples and flows, with room for `entries`; the program is that which takes orders.
+    pub(crate) fn new(map: OwnedFd, entries: u32, manage: OwnedFd) -> Self {
+        Self { map: Arc::new(map), entries, manage: Arc::new(manage) }
+    }
+
+    /// How many flows fit.
+    pub fn room(&self) -> u64 {
+        u64::from(self.entries / 2)
+    }
+
+    pub fn get(&self, key: &Tuple) -> io::Result<Option<Flow>> {
+        sys::get(self.map.as_fd(), key)
+    }
+
+    /// The connection of which this is the client's direction.
+    pub fn both(&self, tuple: Tuple, client: Flow) -> io::Result<Both> {
+        Ok(Both { tuple, client, server: self.get(&client.rewritten.reversed())? })
+    }
+
+    /// Puts other words into the place of those that an entry has.
+    pub fn replace(&self, key: &Tuple, flow: &Flow) -> io::Result<bool> {
+        sys::replace(self.map.as_fd(), key, flow)
+    }
+
+    /// Has commands carried out; how many were. A flow that is not, or no more, what a command says is left alone: a client
+    /// can have begun anew from the same port.
+    pub fn manage(&self, commands: &[Command]) -> io::Result<u64> {
+        let mut done = 0;
+        for commands in commands.chunks(MAX_COMMANDS) {
+            done += u64::from(sys::run(self.manage.as_fd(), &packet(commands))?);
+        }
+        Ok(done)
+    }
+
+    /// A walk from the beginning.
+    pub fn walk(&self) -> Walk {
+        self.walk_from(None)
+    }
+
+    pub fn walk_from(&self, place: Option<Place>) -> Walk {
+        Walk { table: self.clone(), place, keys: Vec::new(), values: Vec::new() }
+    }
+}
+
+/// A walk through the table, which meets every entry that is there from its beginning to its end.
+pub struct Walk {
+    table: FlowTable,
+    place: Option<Place>,
+    keys: Vec<Tuple>,
+    values: Vec<Flow>,
+}
+
+impl Walk {
+    /// Calls `each` with some more entries. Where it goes on; `None`: this was the end.
+    pub fn step(&mut self, mut each: impl FnMut(&Tuple, &Flow)) -> io::Result<Option<Place>> {
+        let mut room = self.keys.len().max(BATCH);
+        loop {
+            self.keys.resize(room, Tuple::default());
+            self.values.resize(room, Flow::default());
+            match sys::step(self.table.map.as_fd(), self.place, &mut self.keys, &mut self.values) {
+                Ok(step) => {
+                    self.keys[..step.elements].iter().zip(&self.values).for_each(|(key, flow)| each(key, flow));
+                    self.place = step.next;
+                    return Ok(step.next);
+                }
+                // One bucket holds more than that.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.table.entries as usize => {
+                    room *= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Calls `each` with all entries.
+    pub fn each(mut self, mut each: impl FnMut(&Tuple, &Flow)) -> io::Result<()> {
+        while self.step(&mut each)?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Whether these are a client's packets.
+pub const fn is_clients(flow: &Flow) -> bool {
+    flow.state & state::FROM_CLIENT != 0
+}

@@ -1,0 +1,208 @@
+//! The programs: loaded once, attached to interfaces, and exchanged for newer ones without a packet in between.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use aya::maps::{Array, Map, MapData};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
+use shunt_ebpf_common::ABI;
+use shunt_ebpf_common::control::Control;
+
+use crate::orders::{MANAGE, REPLAY};
+use crate::tables::{MAPS, Tables};
+use crate::{Error, Pins};
+
+/// Built by build.rs.
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
+
+const INGRESS: &str = "shunt_ingress";
+
+/// How much the maps hold. Adopted maps keep the size that they were made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub flows: u32,
+    pub mappings: u32,
+    pub pairs: u32,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { flows: 1_000_000, mappings: 16_384, pairs: 65_536 }
+    }
+}
+
+/// Loads the programs and lets them go again, attached to nothing: does this kernel take them? The number of instructions
+/// that its verifier looked at, of a million that it would.
+pub fn try_out() -> Result<u32, Error> {
+    // `bpf_fib_lookup` chooses a source address from Linux 6.7 on, and loading would not tell.
+    let oldest = KernelVersion::new(6, 7, 0);
+    if KernelVersion::current().is_ok_and(|current| current < oldest) {
+        return Err(Error::OldKernel { oldest: "6.7" });
+    }
+    let mut loader = EbpfLoader::new();
+    let mut ebpf = loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))?;
+    let program = ingress(&mut ebpf)?;
+    let failed = |error| Error::program(format!("load {INGRESS}"), error);
+    program.load().map_err(failed)?;
+    Ok(program.info().map_err(failed)?.verified_instruction_count().unwrap_or_default())
+}
+
+fn ingress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
+    named(ebpf, INGRESS)
+}
+
+fn named<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
+    program.try_into().map_err(|error| Error::program(format!("take {name} for a tc program"), error))
+}
+
+/// The loaded programs. Dropping it detaches nothing: what is pinned stays.
+pub struct Object {
+    ebpf: Ebpf,
+    pins: Pins,
+}
+
+impl Object {
+    /// Loads the programs onto the maps that are pinned there, or onto new ones, and lets every interface that has a link
+    /// run them from now on.
+    pub fn load(pins: Pins, size: Size) -> Result<Self, Error> {
+        refuse_other_abi(&pins)?;
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("FLOWS", size.flows.saturating_mul(2));
+        loader.map_max_entries("LISTENERS", size.mappings);
+        loader.map_max_entries("MAPPINGS", size.mappings);
+        loader.map_max_entries("PAIRS", size.pairs);
+        loader.map_max_entries("TALLIES", size.mappings);
+        for name in MAPS {
+            // A map that is pinned there already is taken; otherwise it is made and pinned.
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let ebpf = loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))?;
+        let mut object = Self { ebpf, pins };
+        for name in [INGRESS, MANAGE, REPLAY] {
+            object.own_program(name)?.load().map_err(|error| Error::program(format!("load {name}"), error))?;
+        }
+        for interface in object.pins.linked()? {
+            object.exchange(interface)?;
+        }
+        Ok(object)
+    }
+
+    /// The maps, for reading and changing what they hold. Can be had once.
+    pub fn tables(&mut self) -> Result<Tables, Error> {
+        Tables::of(&mut self.ebpf, &self.pins)
+    }
+
+    /// Attaches to an interface of the calling thread's network namespace, after the programs that are there; nothing,
+    /// if that is already so.
+    pub fn attach(&mut self, interface: &str) -> Result<(), Error> {
+        let what = format!("attach {INGRESS} to {interface}");
+        let number = nix::net::if_::if_nametoindex(interface).map_err(|error| Error::kernel(&what, error))?;
+        let path = self.pins.link(number);
+        if path.exists() {
+            return Ok(());
+        }
+        let program = self.program()?;
+        // By TCX and by nothing else: a link is what can be pinned, and what ends when it is removed.
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let failed = |error| Error::program(&what, error);
+        let id = program.attach_with_options(interface, TcAttachType::Ingress, options).map_err(failed)?;
+        let link: FdLink = program
+            .take_link(id)
+            .map_err(failed)?
+            .try_into()
+            .map_err(|error: aya::programs::links::LinkError| Error::kernel(&what, io::Error::other(error)))?;
+        link.pin(&path).map(drop).map_err(|error| Error::kernel(&what, io::Error::other(error)))
+    }
+
+    /// Whether it is these programs that the interface runs.
+    pub fn is_attached(&mut self, interface: &str) -> Result<bool, Error> {
+        let what = format!("ask what is attached to {interface}");
+        let ours = self.program()?.info().map_err(|error| Error::program(&what, error))?.id();
+        let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)
+            .map_err(|error| Error::program(&what, error))?;
+        Ok(programs.iter().any(|program| program.id() == ours))
+    }
+
+    /// Attaches to the interface anew, whatever is pinned for it.
+    pub fn attach_again(&mut self, interface: &str) -> Result<(), Error> {
+        let what = || format!("unpin the link of {interface}");
+        let number = nix::net::if_::if_nametoindex(interface).map_err(|error| Error::kernel(what(), error))?;
+        self.pins.unlink(number)?;
+        self.attach(interface)
+    }
+
+    /// Lets go of the links of interfaces that are no more.
+    pub fn forget_gone(&self) -> Result<(), Error> {
+        let there = nix::net::if_::if_nameindex().map_err(|error| Error::kernel("list the interfaces", error))?;
+        let there: BTreeSet<u32> = there.iter().map(nix::net::if_::Interface::index).collect();
+        let gone = self.pins.linked()?.into_iter().filter(|number| !there.contains(number));
+        gone.into_iter().try_for_each(|number| self.pins.unlink(number))
+    }
+
+    /// The folder of what is pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The program, to be tried on packets.
+    pub fn program(&mut self) -> Result<&mut SchedClassifier, Error> {
+        ingress(&mut self.ebpf)
+    }
+
+    pub(crate) fn own_program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, Error> {
+        named(&mut self.ebpf, name)
+    }
+
+    /// Puts the new program in the place of the one that a link has.
+    fn exchange(&mut self, interface: u32) -> Result<(), Error> {
+        let path = self.pins.link(interface);
+        let what = format!("exchange the program of {}", path.display());
+        let broken = |error| Error::kernel(&what, io::Error::other(error));
+        let link: FdLink = PinnedLink::from_pin(&path).map_err(broken)?.into();
+        let link = SchedClassifierLink::try_from(link).map_err(broken)?;
+        let program = self.program()?;
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                // Taken back, or it would be closed with the program; pinned it is already.
+                program.take_link(id).map(drop).map_err(|error| Error::program(&what, error))
+            }
+            Err(error) if is_gone(&error) => fs::remove_file(&path).map_err(|error| Error::kernel(&what, error)),
+            Err(error) => Err(Error::program(&what, error)),
+        }
+    }
+}
+
+/// The interface is gone, and its link an empty shell.
+fn is_gone(error: &aya::programs::ProgramError) -> bool {
+    use aya::programs::ProgramError;
+    let ProgramError::SyscallError(call) = error else { return false };
+    matches!(call.io_error.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV))
+}
+
+/// Maps of another layout are not touched: what is written there by other rules would be read as flows.
+fn refuse_other_abi(pins: &Pins) -> Result<(), Error> {
+    let path = pins.map("CONTROL");
+    if !path.exists() {
+        return Ok(());
+    }
+    let what = format!("read {}", path.display());
+    let data = MapData::from_pin(&path).map_err(|error| Error::map(&what, error))?;
+    // Of any size: only the first word is promised to be there.
+    let size = data.info().map_err(|error| Error::map(&what, error))?.value_size() as usize;
+    if size == size_of::<Control>() {
+        let control = Array::<_, Control>::try_from(Map::Array(data)).map_err(|error| Error::map(&what, error))?;
+        let found = control.get(&0, 0).map_err(|error| Error::map(&what, error))?.abi;
+        // 0: made, and its maker died before it wrote anything.
+        if found == ABI || found == 0 {
+            return Ok(());
+        }
+        return Err(Error::Abi { path: pins.path().to_path_buf(), found, ours: ABI });
+    }
+    Err(Error::Abi { path: pins.path().to_path_buf(), found: 0, ours: ABI })
+}

@@ -1,0 +1,13 @@
+//! The programs in a real kernel: loaded, attached between namespaces, and run on packets made by hand. Needs root.
+
+mod admitting;
+mod carrying;
+mod complaining;
+mod complaints;
+mod datapath;
+mod holding;
+mod lab;
+mod loading;
+mod local;
+mod packets;
+mod verifier;
