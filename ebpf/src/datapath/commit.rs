@@ -78,7 +78,9 @@ impl Loaded {
         if !forgotten.is_empty() {
             grace::wait();
         }
-        forgotten.into_iter().for_each(|listener| self.slots.unseat(listener));
+        for listener in forgotten {
+            self.slots.unseat(listener);
+        }
     }
 
     /// Nothing in here can fail. The slots of pairs that are dead, which programs may still have read.
