@@ -5,6 +5,7 @@
 
 mod block;
 mod commit;
+mod lend;
 mod restore;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,8 @@ use shunt_wire::kernel;
 use shunt_wire::owner::lock;
 
 use crate::collect::Collector;
+use lend::Lent;
+
 use crate::interfaces::{self, Changes};
 use crate::meter::{EbpfMeter, Readable, Shelf};
 use crate::namespace::Namespace;
@@ -72,6 +75,8 @@ struct Loaded {
     slots: Slots,
     severer: Severer,
     collector: Collector,
+    lent: Lent,
+    next_list: u32,
 }
 
 impl EbpfDatapath {
@@ -135,7 +140,15 @@ impl EbpfDatapath {
             tables.set_ports(ports().map_err(kernel("read net.ipv4.ip_local_port_range"))?);
             let slots = Slots::new(tables.slots(), [].into(), [].into());
             let severer = Severer::start(tables.flow_table(), tables.liveness()?)?;
-            Ok(Loaded { object, tables, slots, severer, collector: Collector::default() })
+            Ok(Loaded {
+                object,
+                tables,
+                slots,
+                severer,
+                collector: Collector::default(),
+                lent: Lent::default(),
+                next_list: 1,
+            })
         });
         let loaded = loaded.map_err(kernel("enter the datapath's network namespace"))??;
         let readable = Readable {

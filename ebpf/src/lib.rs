@@ -1,7 +1,6 @@
 //! The eBPF datapath: loads the programs of `ebpf/programs`, attaches them, and keeps the maps that they share.
 //!
-//! `README.md` beside this crate has a packet's way and the layout; `shunt-ebpf-common` the types. This crate is not yet
-//! a [`Datapath`](shunt_core::datapath::Datapath): the README says what is missing.
+//! `README.md` beside this crate has a packet's way, the layout, and which file is for what; `shunt-ebpf-common` the types.
 
 mod address;
 mod clock;

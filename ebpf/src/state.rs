@@ -6,12 +6,14 @@
 pub mod adopt;
 pub mod check;
 pub mod lease;
+pub mod lists;
 pub mod plan;
 pub mod slots;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use shunt_core::datapath::Held;
 use shunt_core::mapping::Weighted;
 use shunt_ebpf_common::mapping::{Choice, FOR_EVER, MAX_CHOICES, Way, kind, source};
@@ -44,18 +46,22 @@ pub struct Listener {
     pub spared: Option<SocketAddr>,
     /// Of the pairs with the backends of the road, and with the spared one.
     pub lease: Option<Lease>,
+    /// Sources that may connect, none of them within another; empty: anyone.
+    pub allow: Vec<IpNet>,
     /// Connections at a time, and from one address.
     pub limit: Option<u32>,
     pub limit_per_source: Option<u32>,
 }
 
 /// The source address that backends see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The client's own.
     Client,
     /// The one that the host chooses for the way.
     Masquerade,
+    /// One of these, first to last.
+    Pool(Vec<(IpAddr, IpAddr)>),
 }
 
 /// Where new connections go.
@@ -90,6 +96,7 @@ impl Listener {
             former: BTreeMap::new(),
             spared: None,
             lease: None,
+            allow: Vec::new(),
             limit: None,
             limit_per_source: None,
         }
@@ -106,9 +113,10 @@ impl Listener {
     pub fn way(&self, slot: impl Fn(SocketAddr) -> u32) -> Way {
         let mut way = Way {
             kind: kind::ABSENT,
-            source: match self.source {
+            source: match &self.source {
                 Source::Client => source::CLIENT,
                 Source::Masquerade => source::MASQUERADE,
+                Source::Pool(_) => source::POOL,
             },
             limit: self.limit.unwrap_or(0),
             limit_per_source: self.limit_per_source.unwrap_or(0),

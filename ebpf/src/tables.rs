@@ -1,5 +1,6 @@
 //! What the maps hold, typed, and transactions on it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -9,6 +10,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::Program;
+use ipnet::IpNet;
 use shunt_ebpf_common::ABI;
 use shunt_ebpf_common::admission::{Listed, Places, Source};
 use shunt_ebpf_common::control::{Control, Ports};
@@ -24,6 +26,7 @@ use crate::flows::FlowTable;
 use crate::live::Liveness;
 use crate::orders::MANAGE;
 use crate::shared::Shared;
+use crate::state::lists;
 use crate::{Error, Pins};
 
 /// The address of a field, without a reference to what others read meanwhile.
@@ -233,6 +236,40 @@ impl Tables {
         let prefix = Listed::prefix(length, network.address.is_v4());
         let key = Key::new(prefix, Listed { list, address: network.address });
         self.allowed.insert(&key, 1, 0).map_err(|error| Error::map("enter a network that may connect", error))
+    }
+
+    /// Enters a network into a list that no mapping has yet.
+    pub fn allow_network(&mut self, list: u32, network: &IpNet) -> Result<(), Error> {
+        let address = crate::endpoint(SocketAddr::new(network.addr(), 0));
+        self.allow(list, address, network.prefix_len())
+    }
+
+    /// Takes a network out of a list that no mapping has any more.
+    pub fn disallow_network(&mut self, list: u32, network: &IpNet) -> Result<(), Error> {
+        let address = crate::endpoint(SocketAddr::new(network.addr(), 0)).address;
+        let prefix = Listed::prefix(network.prefix_len(), network.addr().is_ipv4());
+        match self.allowed.remove(&Key::new(prefix, Listed { list, address })) {
+            Err(error) if !is_missing(&error) => Err(Error::map("take a network out of a list", error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The networks of all lists.
+    pub fn networks(&self) -> Result<BTreeMap<u32, Vec<IpNet>>, Error> {
+        let mut found: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+        for key in self.allowed.keys() {
+            let key = key.map_err(|error| Error::map("read the lists of those who may connect", error))?;
+            let listed = key.data();
+            if let Some(network) = lists::network(&listed, key.prefix_len()) {
+                found.entry(listed.list).or_default().push(network);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The pool in a slot.
+    pub fn pool(&self, slot: u32) -> Pool {
+        if slot < self.pools.len() { self.pools.get(slot) } else { Pool::default() }
     }
 
     /// Fills a slot with a pool, which no mapping has yet.

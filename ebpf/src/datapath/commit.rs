@@ -17,15 +17,23 @@ impl EbpfDatapath {
         self.load()?;
         let Some(loaded) = &mut self.loaded else { return Ok(Duration::ZERO) };
         let begin = Instant::now();
-        loaded.seat(&plan)?;
+        let seated = loaded.seat(&plan)?;
+        let former = match loaded.lend(&plan, &self.state) {
+            Ok(former) => former,
+            Err(error) => {
+                loaded.unseat(seated);
+                return Err(error);
+            }
+        };
         let freed = loaded.store(&plan, &self.state);
         let gone: Vec<_> = plan.after.iter().filter(|(_, after)| after.is_none()).map(|(one, _)| *one).collect();
         let forgotten = loaded.forget(gone);
-        if !freed.is_empty() || !forgotten.is_empty() {
+        if !(freed.is_empty() && forgotten.is_empty() && former.is_empty()) {
             grace::wait();
         }
         let commit = begin.elapsed();
-        // No program knows of these slots any more.
+        // No program knows of these slots and numbers any more.
+        loaded.take_away(former);
         for listener in forgotten {
             loaded.slots.unseat(listener);
         }
@@ -43,7 +51,7 @@ impl EbpfDatapath {
 
 impl Loaded {
     /// Gives every listener that is new a slot, whose mapping is absent until it is committed.
-    fn seat(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+    fn seat(&mut self, plan: &Plan) -> Result<Vec<SocketAddr>, DatapathError> {
         let is_new = |listener: &SocketAddr| self.slots.listener(*listener).is_none();
         let new: Vec<_> = plan.after.keys().copied().filter(|one| plan.after[one].is_some() && is_new(one)).collect();
         if !self.slots.has_room(new.len(), plan.born.len()) {
@@ -57,14 +65,22 @@ impl Loaded {
             self.tables.clear_tally(slot);
             seated.push(listener);
             if let Err(error) = self.tables.listen(endpoint(listener), slot) {
-                // As it was: those that came before it lead nowhere.
-                for listener in self.forget(seated) {
-                    self.slots.unseat(listener);
-                }
+                self.unseat(seated);
                 return Err(error.into());
             }
         }
-        Ok(())
+        Ok(seated)
+    }
+
+    /// As it was: these lead nowhere yet.
+    fn unseat(&mut self, seated: Vec<SocketAddr>) {
+        let forgotten = self.forget(seated);
+        if !forgotten.is_empty() {
+            grace::wait();
+        }
+        for listener in forgotten {
+            self.slots.unseat(listener);
+        }
     }
 
     /// Nothing in here can fail. The slots of pairs that are dead, which programs may still have read.
@@ -128,7 +144,9 @@ impl Loaded {
     /// What a listener's mapping says; its pairs have their slots.
     pub(super) fn way(&self, listener: SocketAddr, one: &Listener) -> shunt_ebpf_common::mapping::Way {
         // A pair without a slot cannot be: u32::MAX is no slot, and leads to a refusal.
-        one.way(|backend| self.slots.pair(Pair { listener, backend }).unwrap_or(u32::MAX))
+        let mut way = one.way(|backend| self.slots.pair(Pair { listener, backend }).unwrap_or(u32::MAX));
+        (way.allow, way.pool) = (self.lent.list(listener), self.lent.pool(listener));
+        way
     }
 }
 

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use aya::maps::MapData;
 use shunt_core::datapath::{DatapathError, Drift};
-use shunt_ebpf_common::mapping::FOR_EVER;
+use shunt_ebpf_common::mapping::{FOR_EVER, source};
 use shunt_wire::kernel;
 
 use super::{EbpfDatapath, Loaded, interfaces};
 use crate::flows::is_clients;
 use crate::state::adopt::Found;
 use crate::state::slots::Slots;
-use crate::state::{Listener, Pair, State};
+use crate::state::{Listener, Pair, State, lists};
 use crate::{Error, clock, endpoint, ends, grace, socket_address};
 
 impl Loaded {
@@ -28,6 +28,10 @@ impl Loaded {
                 let (way, note) = self.tables.mapping(slot);
                 found.mappings.insert(socket_address(&listener), (slot, way, note));
             }
+        }
+        found.lists = self.tables.networks()?;
+        for (_, way, _) in found.mappings.values().filter(|(_, way, _)| way.source == source::POOL) {
+            found.pools.insert(way.pool, lists::ranges(&self.tables.pool(way.pool)));
         }
         for slot in 0..pairs {
             let (listener, backend, until) = self.tables.pair(slot);
@@ -56,6 +60,10 @@ impl Loaded {
             .map(|(slot, (pair, _))| (*slot, *pair))
             .collect();
         self.slots = Slots::new(self.tables.slots(), seats, ours.iter().map(|(slot, pair)| (*pair, *slot)).collect());
+        for (listener, (_, way, _)) in found.mappings.iter().filter(|(one, _)| held(one)) {
+            self.lent.adopt(*listener, way.allow, (way.source == source::POOL).then_some(way.pool));
+        }
+        self.next_list = found.lists.keys().last().map_or(1, |last| last.wrapping_add(1).max(1));
         let orphans: Vec<u32> = found.pairs.keys().filter(|slot| !ours.contains_key(slot)).copied().collect();
         if !orphans.is_empty() {
             let mut change = self.tables.begin();
@@ -68,7 +76,7 @@ impl Loaded {
             self.tables.forget(&endpoint(*listener))?;
         }
         grace::wait();
-        Ok(())
+        Ok(self.clear_lists(&found.lists)?)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The state that the maps tell of. Pure.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use shunt_core::mapping::Weighted;
 use shunt_ebpf_common::flow::Endpoint;
 use shunt_ebpf_common::mapping::{MAX_CHOICES, Way, kind, source};
@@ -19,6 +20,9 @@ pub struct Found {
     pub mappings: BTreeMap<SocketAddr, (u32, Way, Note)>,
     /// By slot: pairs that are live, or were when they were last heard of, and until when.
     pub pairs: BTreeMap<u32, (Pair, u64)>,
+    /// By number: the networks of allow-lists; by slot: the ranges of pools.
+    pub lists: BTreeMap<u32, Vec<IpNet>>,
+    pub pools: BTreeMap<u32, Vec<(IpAddr, IpAddr)>>,
 }
 
 impl State {
@@ -55,7 +59,12 @@ fn listener(found: &Found, way: &Way, note: &Note, mut live: BTreeMap<SocketAddr
     let end = note.cluster.iter().position(|byte| *byte == 0).unwrap_or(note.cluster.len());
     Listener {
         cluster: String::from_utf8_lossy(&note.cluster[..end]).into_owned(),
-        source: if way.source == source::MASQUERADE { Source::Masquerade } else { Source::Client },
+        source: match way.source {
+            source::MASQUERADE => Source::Masquerade,
+            source::POOL => Source::Pool(found.pools.get(&way.pool).cloned().unwrap_or_default()),
+            _ => Source::Client,
+        },
+        allow: IpNet::aggregate(&found.lists.get(&way.allow).cloned().unwrap_or_default()),
         road,
         former: live,
         spared,

@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use shunt_core::config::Snat;
 use shunt_core::mapping::{Mapping, Route};
 use shunt_ebpf_common::mapping::MAX_CHOICES;
+use shunt_ebpf_common::pool::MAX_RANGES;
+
+use super::lists::pool;
 
 /// The error says which mapping it is.
 pub fn check(mapping: &Mapping) -> Result<(), String> {
@@ -13,12 +16,18 @@ pub fn check(mapping: &Mapping) -> Result<(), String> {
     if listener.ip().is_unspecified() {
         return refuse("the eBPF datapath maps exact addresses, not the unspecified one".to_owned());
     }
-    if matches!(mapping.snat, Snat::Pool(_)) {
-        return refuse("the eBPF datapath has no pools of source addresses yet".to_owned());
+    if let Snat::Pool(ranges) = &mapping.snat {
+        if pool(ranges).is_none() {
+            let limit = format!("1 to {MAX_RANGES} ranges, each of at most {} addresses", u32::MAX);
+            return refuse(format!("a pool of source addresses has {limit}"));
+        }
+        if let Some((other, _)) = ranges.iter().find(|(first, _)| first.is_ipv4() != listener.is_ipv4()) {
+            return refuse(format!("source address {other} is of another address family, and NAT stays within one"));
+        }
     }
     let admission = &mapping.admission;
-    if !admission.allow.is_empty() {
-        return refuse("the eBPF datapath has no allow-lists yet".to_owned());
+    if let Some(other) = admission.allow.iter().find(|net| net.addr().is_ipv4() != listener.is_ipv4()) {
+        return refuse(format!("network {other} is of another address family"));
     }
     if admission.limit == Some(0) || admission.limit_per_source == Some(0) {
         return refuse("a limit of no connections, which a fence is for".to_owned());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use shunt_core::config::Snat;
 use shunt_core::datapath::Change;
 use shunt_core::mapping::{Leaving, Mapping, Route};
@@ -82,11 +83,12 @@ fn removed(before: &Listener, leaving: Leaving, now: u64) -> Option<Listener> {
     let former = former(Some(before), |_| false, leaving, now);
     (!former.is_empty()).then(|| Listener {
         cluster: before.cluster.clone(),
-        source: before.source,
+        source: Source::Client,
         road: Road::Removed,
         former,
         spared: None,
         lease: None,
+        allow: Vec::new(),
         limit: None,
         limit_per_source: None,
     })
@@ -97,11 +99,12 @@ fn mapped(before: Option<&Listener>, mapping: &Mapping, now: u64) -> Listener {
     let stays = |backend| staying.contains(&backend) || mapping.spared == Some(backend);
     let mut next = Listener {
         cluster: mapping.cluster.to_string(),
-        source: match mapping.snat {
+        source: match &mapping.snat {
             Snat::None => Source::Client,
-            // Pools are refused before.
-            Snat::Masquerade | Snat::Pool(_) => Source::Masquerade,
+            Snat::Masquerade => Source::Masquerade,
+            Snat::Pool(ranges) => Source::Pool(ranges.clone()),
         },
+        allow: IpNet::aggregate(&mapping.admission.allow),
         road: road(before.map(|before| &before.road), &mapping.route, now),
         former: former(before, stays, mapping.leaving, now),
         spared: mapping.spared,

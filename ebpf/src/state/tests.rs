@@ -176,7 +176,15 @@ fn found(state: &State) -> Found {
             let pair = Pair { listener: *address, backend };
             found.pairs.insert(slots.pair_up(pair).unwrap(), (pair, until));
         }
-        let way = one.way(|backend| slots.pair(Pair { listener: *address, backend }).unwrap());
+        let mut way = one.way(|backend| slots.pair(Pair { listener: *address, backend }).unwrap());
+        if !one.allow.is_empty() {
+            way.allow = 7;
+            found.lists.insert(7, one.allow.clone());
+        }
+        if let Source::Pool(ranges) = &one.source {
+            way.pool = 3;
+            found.pools.insert(3, ranges.clone());
+        }
         found.mappings.insert(*address, (slots.seat(*address).unwrap(), way, one.note()));
     }
     found
@@ -198,6 +206,16 @@ fn what_is_adopted_is_what_was_committed() {
         Mapping { listener: elsewhere(4), ..to(1) },
         Mapping { listener: elsewhere(4), leaving: Leaving::Drain(Duration::from_secs(9)), ..to(2) },
         Mapping { listener: elsewhere(5), ..to(1) },
+        Mapping {
+            listener: elsewhere(6),
+            snat: Snat::Pool(vec![(backend(1).ip(), backend(2).ip())]),
+            admission: Admission {
+                allow: vec!["10.0.0.0/8".parse().unwrap(), "10.1.0.0/16".parse().unwrap()],
+                limit: Some(10),
+                limit_per_source: Some(3),
+            },
+            ..to(1)
+        },
     ];
     for mapping in all {
         set(&mut state, mapping, NOW);
@@ -220,11 +238,11 @@ fn a_lease_whose_pair_is_no_more_has_run_out_when_it_is_adopted() {
 #[test]
 fn what_this_datapath_cannot_hold_is_refused_by_name() {
     let admission = Admission { limit: Some(0), ..Admission::default() };
-    let net = Admission { allow: vec!["10.0.0.0/8".parse().unwrap()], ..Admission::default() };
+    let net = Admission { allow: vec!["fd00::/8".parse().unwrap()], ..Admission::default() };
     let heavy = [1, 2].map(|number| Weighted { address: backend(number), weight: u32::MAX }).to_vec();
     let many = (0..=MAX_CHOICES as u8).map(|number| Weighted { address: backend(number), weight: 1 }).collect();
     let refused = [
-        Mapping { snat: Snat::Pool(vec![(backend(1).ip(), backend(2).ip())]), ..to(1) },
+        Mapping { snat: Snat::Pool(vec![(backend(2).ip(), backend(1).ip())]), ..to(1) },
         Mapping { admission, ..to(1) },
         Mapping { admission: net, ..to(1) },
         Mapping { route: Route::Single(at("[fd00::1]:1")), ..to(1) },
