@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use shunt_tests::promoting::{let_go, said};
+use shunt_tests::sql::Console;
 use shunt_tests::{Scene, agent, each_flavour, eventually, with_mysql};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -19,6 +20,16 @@ fn lock_holders(scene: &Scene) -> Result<Vec<String>> {
 fn change_memory(scene: &Scene, sql: &str) -> Result<()> {
     let file = scene.agent.state().join("shunt.db");
     rusqlite::Connection::open(&file)?.execute_batch(sql).with_context(|| file.display().to_string())
+}
+
+/// The primary has died, and its failover waits for appliers that are held back.
+fn dead_at_drain(scene: &mut Scene) -> Result<[Console; 2]> {
+    let held = [scene.hold_back(1)?, scene.hold_back(2)?];
+    scene.cluster.servers()[0].sql("INSERT INTO app.t (note) VALUES ('left to be applied')")?;
+    scene.wait_received(&[1, 2], 0)?;
+    scene.lose(0)?;
+    scene.wait_step("drain")?;
+    Ok(held)
 }
 
 each_flavour! {
@@ -49,11 +60,7 @@ each_flavour! {
     fn an_aborted_failover_promotes_nobody_until_the_cluster_is_resumed(install) {
         let mut scene = Scene::start_promoting(install, 3, &format!("{ALLOW}\ncooldown = \"0s\""))?;
         scene.wait_verdict("healthy")?;
-        let held = [scene.hold_back(1)?, scene.hold_back(2)?];
-        scene.cluster.servers()[0].sql("INSERT INTO app.t (note) VALUES ('left to be applied')")?;
-        scene.wait_received(&[1, 2], 0)?;
-        scene.lose(0)?;
-        scene.wait_step("drain")?;
+        let held = dead_at_drain(&mut scene)?;
         let done = said(&scene.agent.shunt(&["abort", "orders"])?);
         ensure!(done.contains("orders is paused") && done.contains("shunt resume orders"), "{done}");
         scene.wait_ending("failed")?;
@@ -110,11 +117,7 @@ with_mysql! {
     fn what_a_removed_cluster_had_under_way_is_not_gone_on_with(install) {
         let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
         scene.wait_verdict("healthy")?;
-        let held = [scene.hold_back(1)?, scene.hold_back(2)?];
-        scene.cluster.servers()[0].sql("INSERT INTO app.t (note) VALUES ('left to be applied')")?;
-        scene.wait_received(&[1, 2], 0)?;
-        scene.lose(0)?;
-        scene.wait_step("drain")?;
+        let held = dead_at_drain(&mut scene)?;
         scene.agent.remove_cluster("orders")?;
         scene.agent.shunt_ok(&["reload"])?;
         let why = scene.wait_ending("failed")?;
