@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -102,8 +103,14 @@ pub fn refresh_if_empty() -> Result<()> {
     if targets()?.is_empty() { refresh() } else { Ok(()) }
 }
 
-fn refresh() -> Result<()> {
+pub fn refresh() -> Result<()> {
     talk::step("apt-get update", || talk::quietly(Command::new("apt-get").args(["update", "--quiet=2"])).map(drop))
+}
+
+/// Whether nobody has refreshed the lists for a day; of a machine without apt they cannot be.
+pub fn lists_are_old() -> bool {
+    let refreshed = std::fs::metadata("/var/lib/apt/lists").and_then(|folder| folder.modified());
+    refreshed.is_ok_and(|then| then.elapsed().is_ok_and(|age| age > Duration::from_secs(86_400)))
 }
 
 /// A package archive that this machine uses.

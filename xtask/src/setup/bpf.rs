@@ -39,6 +39,20 @@ impl Wanted {
             None => Self { unavailable: Some(missing.to_string()), ..Self::default() },
         }
     }
+
+    /// Whether apt's lists are so old that it may be had after all: the pair of a stable release comes with its updates.
+    pub fn asks_anew(&self) -> bool {
+        self.unavailable.is_some() && apt::lists_are_old()
+    }
+
+    /// What is to be got by lists that are not old; as root.
+    pub fn asked_anew(self) -> Result<Self> {
+        if !self.asks_anew() {
+            return Ok(self);
+        }
+        apt::refresh()?;
+        Ok(Self::find())
+    }
 }
 
 /// The LLVM of the first compiler that a linker can be built for.

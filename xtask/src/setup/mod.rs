@@ -104,6 +104,7 @@ impl Missing {
     fn needs_root(&self) -> bool {
         !self.packages.is_empty()
             || !self.bpf.packages.is_empty()
+            || self.bpf.asks_anew()
             || !self.servers.is_empty()
             || !self.rivals.is_empty()
     }
@@ -140,7 +141,8 @@ impl Missing {
             println!("  {:<14} links the eBPF programs (two minutes, once)", "bpf-linker");
         }
         if let Some(reason) = &self.bpf.unavailable {
-            println!("not to be had here, and needed for the eBPF datapath (--no-default-features builds without):");
+            let asks = if self.bpf.asks_anew() { ", unless apt's lists are only old (they are refreshed first)" } else { "" };
+            println!("not to be had here{asks}, and needed for the eBPF datapath (--no-default-features builds without):");
             println!("  {reason}");
         }
     }
@@ -192,7 +194,8 @@ pub fn ensure(needs: &Needs, yes: bool) -> Result<()> {
         println!("  building cargo-nextest");
         cargo::run(&["install", "--locked", "cargo-nextest"])?;
     }
-    if missing.bpf.linker {
+    // Refreshed lists may have had the compiler.
+    if missing.bpf.linker || (missing.bpf.asks_anew() && bpf::Wanted::find().linker) {
         bpf::get_linker()?;
     }
     Ok(())
@@ -203,8 +206,9 @@ fn get_as_root(needs: &Needs, missing: &Missing) -> Result<()> {
         bail!("this part of setup needs root");
     }
     scratch::sweep();
+    let bpf = missing.bpf.clone().asked_anew()?;
     let names = missing.packages.iter().map(|package| package.name);
-    apt::install(&names.chain(missing.bpf.packages.iter().map(String::as_str)).collect::<Vec<_>>())?;
+    apt::install(&names.chain(bpf.packages.iter().map(String::as_str)).collect::<Vec<_>>())?;
     for &flavour in &missing.servers {
         if let Err(error) = servers::get(flavour) {
             println!("  {} cannot be had here: {error:#}", flavour.title());
