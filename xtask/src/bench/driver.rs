@@ -1,8 +1,9 @@
-//! The datapath, driven by hand through the rules crate's example `drive`: this program links no crate of the product.
+//! A datapath, driven by hand through the ebpf crate's example `drive`: this program links no crate of the product.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,12 +14,30 @@ use crate::cargo;
 
 /// Builds the example; where it is.
 pub fn build() -> Result<std::path::PathBuf> {
-    println!("  building the datapath");
-    cargo::run(&["build", "--release", "--package", "shunt-rules", "--example", "drive"])?;
+    println!("  building the datapaths");
+    cargo::run(&["build", "--release", "--package", "shunt-ebpf", "--example", "drive"])?;
     Ok(cargo::target()?.join("release/examples/drive"))
 }
 
-/// A datapath on one host. Its table goes when it ends, or with the host.
+/// What carries the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    Nft,
+    Ebpf,
+}
+
+impl Datapath {
+    pub const BOTH: [Self; 2] = [Self::Nft, Self::Ebpf];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Ebpf => "ebpf",
+        }
+    }
+}
+
+/// A datapath on one host. What it made goes when it ends, or with the host.
 pub struct Driver {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -43,8 +62,20 @@ pub struct Severed {
 }
 
 impl Driver {
-    pub fn start(program: &std::path::Path, host: &Host) -> Result<Self> {
+    pub fn start(program: &Path, datapath: Datapath, host: &Host) -> Result<Self> {
+        Self::spawn(program, datapath.name(), host)
+    }
+
+    /// The floor: carries this client's connections to this server, all of them, and can do nothing else.
+    pub fn floor(program: &Path, host: &Host, client: &Host, server: &Host) -> Result<Self> {
+        let mut driver = Self::spawn(program, "floor", host)?;
+        driver.ask(&format!("carry {}={} {}={}", client.v4(), mac(client)?, server.v4(), mac(server)?))?;
+        Ok(driver)
+    }
+
+    fn spawn(program: &Path, what: &str, host: &Host) -> Result<Self> {
         let mut command = host.ns().command(program)?;
+        command.arg(what);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn_as_is("the datapath", command, None)?;
         let orders = process.take_stdin().context("the datapath has no stdin")?;
@@ -112,4 +143,11 @@ impl Driver {
         }
         serde_json::from_str(&line).with_context(|| format!("the datapath said: {line}"))
     }
+}
+
+/// The hardware address of a host's link.
+fn mac(host: &Host) -> Result<String> {
+    let text = host.ns().run("ip", &["-oneline", "link", "show", "dev", "eth0"])?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
+    words.nth(1).map(str::to_owned).with_context(|| format!("no hardware address in {text}"))
 }
