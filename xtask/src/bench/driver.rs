@@ -1,4 +1,4 @@
-//! A datapath, driven by hand through the ebpf crate's example `drive`: this program links no crate of the product.
+//! A datapath, driven by hand through the ebpf crate's example `bench`: this program links no crate of the product.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,11 +12,11 @@ use shunt_tests::{Host, Process};
 
 use crate::cargo;
 
-/// Builds the example; where it is.
+/// Builds the example, which has both datapaths and the benchmarks of the product's own parts; where it is.
 pub fn build() -> Result<std::path::PathBuf> {
     println!("  building the datapaths");
-    cargo::run(&["build", "--release", "--package", "shunt-ebpf", "--example", "drive"])?;
-    Ok(cargo::target()?.join("release/examples/drive"))
+    cargo::run(&["build", "--release", "--package", "shunt-ebpf", "--example", "bench"])?;
+    Ok(cargo::target()?.join("release/examples/bench"))
 }
 
 /// What carries the packets.
@@ -33,6 +33,13 @@ impl Datapath {
         match self {
             Self::Nft => "nft",
             Self::Ebpf => "ebpf",
+        }
+    }
+
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Nft => "shunt-nft",
+            Self::Ebpf => "shunt-ebpf",
         }
     }
 }
@@ -69,13 +76,13 @@ impl Driver {
     /// The floor: carries this client's connections to this server, all of them, and can do nothing else.
     pub fn floor(program: &Path, host: &Host, client: &Host, server: &Host) -> Result<Self> {
         let mut driver = Self::spawn(program, "floor", host)?;
-        driver.ask(&format!("carry {}={} {}={}", client.v4(), mac(client)?, server.v4(), mac(server)?))?;
+        driver.ask(&format!("carry {} {}", neighbour(client)?, neighbour(server)?))?;
         Ok(driver)
     }
 
     fn spawn(program: &Path, what: &str, host: &Host) -> Result<Self> {
         let mut command = host.ns().command(program)?;
-        command.arg(what);
+        command.args(["drive", what]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn_as_is("the datapath", command, None)?;
         let orders = process.take_stdin().context("the datapath has no stdin")?;
@@ -145,9 +152,10 @@ impl Driver {
     }
 }
 
-/// The hardware address of a host's link.
-fn mac(host: &Host) -> Result<String> {
+/// A host's address on the link, and its hardware's, as the example takes them.
+pub fn neighbour(host: &Host) -> Result<String> {
     let text = host.ns().run("ip", &["-oneline", "link", "show", "dev", "eth0"])?;
     let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
-    words.nth(1).map(str::to_owned).with_context(|| format!("no hardware address in {text}"))
+    let mac = words.nth(1).with_context(|| format!("no hardware address in {text}"))?;
+    Ok(format!("{}={mac}", host.v4()))
 }

@@ -81,7 +81,7 @@ impl Storm {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    prepare(&Needs { lab: true, ..Needs::default() })?;
+    prepare(&Needs { lab: true, bpf: true, ..Needs::default() })?;
     let program = driver::build()?;
     let machine = Machine::look()?;
     println!("  {machine}");

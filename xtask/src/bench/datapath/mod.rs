@@ -65,7 +65,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    prepare(&Needs { lab: true, servers: vec![Flavour::Mysql], rivals: true, ..Needs::default() })?;
+    prepare(&Needs { lab: true, servers: vec![Flavour::Mysql], bpf: true, rivals: true, ..Needs::default() })?;
     let install = Install::find(Flavour::Mysql)?;
     let driver = driver::build()?;
     let machine = Machine::look()?;

@@ -99,7 +99,7 @@ struct Stage {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    prepare(&Needs { lab: true, ..Needs::default() })?;
+    prepare(&Needs { lab: true, bpf: true, ..Needs::default() })?;
     let program = driver::build()?;
     let most = args.connections.iter().copied().max().context("no number of connections")?;
     make_room(most)?;

@@ -7,7 +7,7 @@
 use std::io::BufRead as _;
 use std::net::Ipv4Addr;
 
-use aya::EbpfLoader;
+use aya::{Ebpf, EbpfLoader};
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
@@ -35,8 +35,8 @@ pub fn serve() -> Outcome<()> {
 }
 
 /// A host on the link.
-struct Neighbour {
-    address: Ipv4Addr,
+pub struct Neighbour {
+    pub address: Ipv4Addr,
     mac: [u8; 6],
 }
 
@@ -52,14 +52,15 @@ impl std::str::FromStr for Neighbour {
 }
 
 /// This host's one interface besides the loopback.
-struct Interface {
+pub struct Interface {
     name: String,
-    address: Ipv4Addr,
+    pub number: u32,
+    pub address: Ipv4Addr,
     mac: [u8; 6],
 }
 
 impl Interface {
-    fn find() -> Outcome<Self> {
+    pub fn find() -> Outcome<Self> {
         let (mut name, mut address, mut mac) = (None, None, None);
         for entry in getifaddrs()?.filter(|entry| !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK)) {
             let Some(one) = entry.address else { continue };
@@ -70,15 +71,23 @@ impl Interface {
             }
         }
         match (name, address, mac) {
-            (Some(name), Some(address), Some(mac)) => Ok(Self { name, address, mac }),
+            (Some(name), Some(address), Some(mac)) => {
+                Ok(Self { number: if_nametoindex(name.as_str())?, name, address, mac })
+            }
             _ => Err("no interface has an IPv4 address and an Ethernet header".into()),
         }
     }
 }
 
-fn carry(client: &Neighbour, server: &Neighbour) -> Outcome<aya::Ebpf> {
+fn carry(client: &Neighbour, server: &Neighbour) -> Outcome<Ebpf> {
     let here = Interface::find()?;
-    let number = if_nametoindex(here.name.as_str())?;
+    let mut ebpf = load(&here, client, server)?;
+    program(&mut ebpf)?.attach(&here.name, TcAttachType::Ingress)?;
+    Ok(ebpf)
+}
+
+/// Loads it for these three, attached to nothing.
+pub fn load(here: &Interface, client: &Neighbour, server: &Neighbour) -> Outcome<Ebpf> {
     let [from, proxy, to] = [client.address, here.address, server.address].map(|ip| u32::from_ne_bytes(ip.octets()));
     let mut ebpf = EbpfLoader::new()
         .override_global("CLIENT", &from, true)
@@ -87,10 +96,12 @@ fn carry(client: &Neighbour, server: &Neighbour) -> Outcome<aya::Ebpf> {
         .override_global("CLIENT_MAC", &client.mac, true)
         .override_global("PROXY_MAC", &here.mac, true)
         .override_global("SERVER_MAC", &server.mac, true)
-        .override_global("INTERFACE", &number, true)
+        .override_global("INTERFACE", &here.number, true)
         .load(FLOOR)?;
-    let program: &mut SchedClassifier = ebpf.program_mut("floor").ok_or("the object has no floor")?.try_into()?;
-    program.load()?;
-    program.attach(&here.name, TcAttachType::Ingress)?;
+    program(&mut ebpf)?.load()?;
     Ok(ebpf)
+}
+
+pub fn program(ebpf: &mut Ebpf) -> Outcome<&mut SchedClassifier> {
+    Ok(ebpf.program_mut("floor").ok_or("the object has no floor")?.try_into()?)
 }

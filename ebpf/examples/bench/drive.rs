@@ -1,4 +1,5 @@
-//! What is asked of a datapath that holds mappings, whichever it is.
+//! A datapath driven by hand, whichever it is: an order a line on stdin, an answer a line of JSON on stdout. Moments are
+//! nanoseconds of CLOCK_MONOTONIC, so that other processes of the machine can compare them with their own.
 //!
 //! ```text
 //! lead LISTENER=BACKEND …              one change: each listener leads to its backend
