@@ -66,10 +66,7 @@ fn print(measured: &Measured) -> Result<()> {
             ),
             Datapath::Ebpf => println!("  {title}: with most mappings {most:.1} µs (promised: 100 at most)"),
         }
-        println!(
-            "  {title}: cold start with most: {:.1} ms (promised: 2,000 at most)",
-            number(last, "cold_start_ms")
-        );
+        println!("  {title}: cold start with most: {:.1} ms (promised: 2,000 at most)", number(last, "cold_start_ms"));
     }
     println!("  A swap is over when no packet of the old pair is under way any more; the whole call also computes it.");
     Ok(())
