@@ -75,8 +75,7 @@ fn passed_on<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u6
     if ip.ttl() <= 1 {
         return Err(Counter::Expired.into());
     }
-    let known = flow.hop.takes(widest, now);
-    if !known {
+    if !flow.hop.takes(widest, now) {
         let mut way = Way::of(ctx, &flow.rewritten, ip, widest as u16);
         way.find(ctx)?;
         if way.is_misled(ctx) {
