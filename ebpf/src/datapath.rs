@@ -20,6 +20,7 @@ use std::time::Instant;
 use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
 use shunt_core::flow::Tuple;
 use shunt_ebpf_common::control::{Ports, ports_beside};
+use shunt_ebpf_common::manage::what;
 use shunt_wire::kernel;
 use shunt_wire::owner::lock;
 
@@ -224,26 +225,10 @@ impl Datapath for EbpfDatapath {
 
     fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
-        let tried = || kernel("mark flows that are to end in the flow table");
         let since = Instant::now();
-        let table = loaded.tables.flow_table();
-        let mut dead = Vec::new();
-        for flow in flows {
-            let tuple = ends::tuple(flow.client, flow.listener);
-            let Some(client) = table.get(&tuple).map_err(tried())? else { continue };
-            let both = table.both(tuple, client).map_err(tried())?;
-            // A generation that its pair has had before: nothing of the flow passes any more, and the programs answer.
-            for (key, entry) in [(tuple, Some(both.client)), (client.rewritten.reversed(), both.server)] {
-                let Some(mut entry) = entry else { continue };
-                entry.generation = entry.generation.wrapping_sub(1);
-                table.replace(&key, &entry).map_err(tried())?;
-            }
-            dead.push(tuple);
-        }
-        if !dead.is_empty() {
-            grace::wait();
-            loaded.severer.flows(dead, since);
-        }
+        loaded.order(flows, what::END)?;
+        grace::wait();
+        loaded.severer.flows(flows.iter().map(|flow| ends::tuple(flow.client, flow.listener)).collect(), since);
         self.forget_kept(flows)
     }
 

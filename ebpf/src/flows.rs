@@ -51,11 +51,6 @@ impl FlowTable {
         Ok(Both { tuple, client, server: self.get(&client.rewritten.reversed())? })
     }
 
-    /// Puts other words into the place of those that an entry has.
-    pub fn replace(&self, key: &Tuple, flow: &Flow) -> io::Result<bool> {
-        sys::replace(self.map.as_fd(), key, flow)
-    }
-
     /// Has commands carried out; how many were. A flow that is not, or no more, what a command says is left alone: a client
     /// can have begun anew from the same port.
     pub fn manage(&self, commands: &[Command]) -> io::Result<u64> {

@@ -28,12 +28,14 @@ pub mod what {
     pub const FORGET_IDLE: u32 = 1;
     /// Forget it if both ends have closed, or one has reset it.
     pub const FORGET_CLOSED: u32 = 2;
-    /// Forget it if its pair is not live.
+    /// Forget it if it may not pass: its pair is not live, or it was ended.
     pub const FORGET_DEAD: u32 = 3;
     /// Stop what its client sends.
     pub const BLOCK: u32 = 4;
     /// Let it go on.
     pub const UNBLOCK: u32 = 5;
+    /// Let nothing of it pass any more, whether its pair is live or not.
+    pub const END: u32 = 6;
 }
 
 impl Command {

@@ -33,7 +33,7 @@ pub fn translate<I: Ip>(ctx: &TcContext) -> i32 {
     let Some(flow) = FLOWS.get_ptr(&answer) else { return NEXT };
     // SAFETY: as in ingress.rs.
     let flow = unsafe { &*flow };
-    if !is_live(flow.pair, flow.generation, now()) {
+    if !is_live(flow, now()) {
         count(Counter::AboutDead);
         return DROP;
     }

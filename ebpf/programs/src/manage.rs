@@ -39,7 +39,16 @@ fn carried_out(command: &Command) -> Option<()> {
             };
             Some(())
         }
-        what::FORGET_DEAD if is_live(flow.pair, flow.generation, now()) => None,
+        what::END => {
+            // SAFETY: a word of an entry.
+            unsafe { atomic::or(&raw mut flow.marks, mark::ENDED) };
+            if let Some(other) = FLOWS.get_ptr_mut(flow.rewritten.reversed()) {
+                // SAFETY: likewise.
+                unsafe { atomic::or(&raw mut (*other).marks, mark::ENDED) };
+            }
+            Some(())
+        }
+        what::FORGET_DEAD if is_live(flow, now()) => None,
         what::FORGET_CLOSED if flow.state & state::CLOSED == 0 => None,
         what::FORGET_DEAD | what::FORGET_CLOSED | what::FORGET_IDLE => {
             if flow.seen >= command.unseen_since {

@@ -83,12 +83,12 @@ impl EbpfDatapath {
 }
 
 impl Loaded {
-    fn order(&self, flows: &[Tuple], what: u32) -> Result<(), DatapathError> {
+    pub(super) fn order(&self, flows: &[Tuple], what: u32) -> Result<(), DatapathError> {
         let command =
             |flow: &Tuple| Command { flow: ends::tuple(flow.client, flow.listener), unseen_since: 0, what, zero: 0 };
         let commands: Vec<Command> = flows.iter().map(command).collect();
         // A flow that is not there has ended meanwhile.
-        self.tables.flow_table().manage(&commands).map(drop).map_err(kernel("stop flows or let them go on"))
+        self.tables.flow_table().manage(&commands).map(drop).map_err(kernel("stop flows, end them or let them go on"))
     }
 
     /// To be called in the datapath's network namespace. Whatever fails, TCP sends it again.

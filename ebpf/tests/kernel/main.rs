@@ -5,6 +5,7 @@ mod carrying;
 mod complaining;
 mod complaints;
 mod datapath;
+mod ending;
 mod holding;
 mod lab;
 mod loading;
