@@ -3,7 +3,7 @@
 
 use std::io;
 
-use shunt_ebpf_common::flow::{Flow, Tuple};
+use shunt_ebpf_common::flow::{Flow, Tuple, mark};
 use shunt_ebpf_common::manage::{Command, what};
 
 use crate::clock::nanoseconds;
@@ -15,6 +15,15 @@ use crate::sys::Place;
 /// called every second.
 const BATCHES: usize = 32;
 
+/// What was met on the way.
+#[derive(Default)]
+pub struct Met {
+    /// Flows that were taken out.
+    pub taken: u64,
+    /// Keys of the clients that are marked as blocked.
+    pub blocked: Vec<Tuple>,
+}
+
 #[derive(Default)]
 pub struct Collector {
     /// Where the next call goes on.
@@ -22,15 +31,19 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Goes on through the table. How many flows were taken out of it.
-    pub fn go_on(&mut self, table: &FlowTable, now: u64) -> io::Result<u64> {
+    /// Goes on through the table.
+    pub fn go_on(&mut self, table: &FlowTable, now: u64) -> io::Result<Met> {
         let mut quiet: Vec<(Tuple, Flow)> = Vec::new();
+        let mut blocked = Vec::new();
         let mut walk = table.walk_from(self.place);
         for _ in 0..BATCHES {
             // Whatever its phase, nothing is forgotten before that.
             let next = walk.step(|tuple, flow| {
                 if now.saturating_sub(flow.seen) > nanoseconds(CLOSED) {
                     quiet.push((*tuple, *flow));
+                }
+                if flow.marks & mark::BLOCKED != 0 {
+                    blocked.push(*tuple);
                 }
             })?;
             self.place = next;
@@ -42,13 +55,13 @@ impl Collector {
         for (tuple, flow) in quiet {
             forget.extend(command(table, tuple, flow, now)?);
         }
-        table.manage(&forget)
+        Ok(Met { taken: table.manage(&forget)?, blocked })
     }
 }
 
 /// What is to be said of it to the programs, if anything.
 fn command(table: &FlowTable, tuple: Tuple, flow: Flow, now: u64) -> io::Result<Option<Command>> {
-    let forget = |what, unseen_since| Ok(Some(Command { flow: tuple, unseen_since, what, zero: 0 }));
+    let forget = |what, unseen_since| Ok(Some(Command { flow: tuple, unseen_since, what, mapping: 0 }));
     if is_clients(&flow) {
         let both = table.both(tuple, flow)?;
         let since = now.saturating_sub(patience(&both));

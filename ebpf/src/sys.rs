@@ -91,6 +91,12 @@ pub fn get<K: Pod, V: Pod>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
     }
 }
 
+/// A value to be overwritten.
+pub fn zeros<T: Pod>() -> T {
+    // SAFETY: every pattern of bits is a value.
+    unsafe { std::mem::zeroed() }
+}
+
 /// Runs a program once on a packet; what it returns.
 pub fn run(program: impl AsFd, packet: &[u8]) -> io::Result<u32> {
     let mut run = Run {

@@ -33,7 +33,7 @@ enum Hop {
 }
 
 /// Of the loopback interface, in every network namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// Why there is none.
 pub enum NoWay {
@@ -122,8 +122,23 @@ impl Way {
     }
 }
 
-/// In `tc_index`, which nobody else looks at on the loopback interface: the packet has come in for the second time.
-const AGAIN: u32 = 0x5348;
+/// In `tc_index`, which nobody else looks at on the loopback interface: the packet has come in for the second time, and has
+/// no route.
+pub const AGAIN: u32 = 0x5348;
+
+/// Sends a packet that was turned round back the way it came.
+#[inline(always)]
+pub fn back(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid while the program runs; plain numbers.
+    unsafe {
+        if is_from_host(ctx) && (*ctx.skb.skb).tc_index == AGAIN {
+            // With a route that the stack looks up, as in `Way::send`: what comes from the host itself without one is a
+            // Martian.
+            return bpf_redirect_neigh(LOOPBACK, core::ptr::null_mut(), 0, 0) as i32;
+        }
+        bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32
+    }
+}
 
 /// Lets one of the host's own packets come in again, without the route that its socket gave it.
 #[inline(never)]

@@ -11,4 +11,5 @@ mod lab;
 mod loading;
 mod local;
 mod packets;
+mod tidying;
 mod verifier;
