@@ -44,7 +44,8 @@ fn main() -> Result<()> {
     })
 }
 
-fn swap(datapath: &mut EbpfDatapath, mappings: u32) -> Result<()> {
+fn swap(datapath: &mut EbpfDatapath, mappings: usize) -> Result<()> {
+    let mappings = u32::try_from(mappings)?;
     let listener = |number: u32| SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + number), 3306));
     let to = |number, db| mapping(listener(number), Ip::V4.db(db).ip(), 3306);
     datapath.apply(&Change { set: (0..mappings).map(|number| to(number, 0)).collect(), remove: Vec::new() })?;
@@ -62,16 +63,11 @@ fn swap(datapath: &mut EbpfDatapath, mappings: u32) -> Result<()> {
         // A change now and then, as failovers are: processors fall asleep in between.
         std::thread::sleep(Duration::from_millis(2));
     }
-    let quantile = |of: &dyn Fn(&(Duration, Duration)) -> Duration, part: usize| {
-        let mut all: Vec<Duration> = spans.iter().map(of).collect();
+    let (mut applied, mut committed): (Vec<_>, Vec<_>) = spans.into_iter().unzip();
+    for (what, all) in [("apply", &mut applied), ("commit", &mut committed)] {
         all.sort_unstable();
-        all[(all.len() - 1) * part / 100]
-    };
-    for (what, of) in
-        [("apply", &(|span: &(Duration, Duration)| span.0) as &dyn Fn(_) -> _), ("commit", &|span| span.1)]
-    {
-        let [median, p90, p99] = [50, 90, 99].map(|part| quantile(of, part));
-        println!("{what} of {mappings} mappings, {} times: median {median:?}, p90 {p90:?}, p99 {p99:?}", spans.len());
+        let [median, p90, p99] = [50, 90, 99].map(|part| all[(all.len() - 1) * part / 100]);
+        println!("{what} of {mappings} mappings, {} times: median {median:?}, p90 {p90:?}, p99 {p99:?}", all.len());
     }
     Ok(())
 }
