@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use shunt_ebpf_common::flow::{Flow, Tuple};
+use shunt_ebpf_common::flow::{Flow, Tuple, mark};
 use shunt_ebpf_common::manage::{Command, what};
 
 use crate::clock::nanoseconds;
@@ -15,6 +15,15 @@ use crate::sys::Place;
 /// Batches that a call reads: 64 thousand entries or so. A million flows are gone through in half a minute, if it is
 /// called every second.
 const BATCHES: usize = 32;
+
+/// What was met on the way.
+#[derive(Default)]
+pub struct Met {
+    /// Flows that were taken out.
+    pub taken: u64,
+    /// Keys of the clients that are marked as blocked.
+    pub blocked: Vec<Tuple>,
+}
 
 pub struct Collector {
     /// How long connections stay that are over.
@@ -28,15 +37,19 @@ impl Collector {
         Self { closed, place: None }
     }
 
-    /// Goes on through the table. How many flows were taken out of it.
-    pub fn go_on(&mut self, table: &FlowTable, now: u64) -> io::Result<u64> {
+    /// Goes on through the table.
+    pub fn go_on(&mut self, table: &FlowTable, now: u64) -> io::Result<Met> {
         let mut quiet: Vec<(Tuple, Flow)> = Vec::new();
+        let mut blocked = Vec::new();
         let mut walk = table.walk_from(self.place);
         for _ in 0..BATCHES {
             // Whatever its phase, nothing is forgotten before that.
             let next = walk.step(|tuple, flow| {
                 if now.saturating_sub(flow.seen) > nanoseconds(self.closed) {
                     quiet.push((*tuple, *flow));
+                }
+                if flow.marks & mark::BLOCKED != 0 {
+                    blocked.push(*tuple);
                 }
             })?;
             self.place = next;
@@ -48,12 +61,12 @@ impl Collector {
         for (tuple, flow) in quiet {
             forget.extend(self.command(table, tuple, flow, now)?);
         }
-        table.manage(&forget)
+        Ok(Met { taken: table.manage(&forget)?, blocked })
     }
 
     /// What is to be said of it to the programs, if anything.
     fn command(&self, table: &FlowTable, tuple: Tuple, flow: Flow, now: u64) -> io::Result<Option<Command>> {
-        let forget = |what, unseen_since| Ok(Some(Command { flow: tuple, unseen_since, what, zero: 0 }));
+        let forget = |what, unseen_since| Ok(Some(Command { flow: tuple, unseen_since, what, mapping: 0 }));
         if is_clients(&flow) {
             let both = table.both(tuple, flow)?;
             let since = now.saturating_sub(patience(&both, self.closed));

@@ -7,6 +7,7 @@ mod block;
 mod commit;
 mod lend;
 mod restore;
+mod tidy;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,13 +21,16 @@ use std::time::{Duration, Instant};
 use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
 use shunt_core::flow::Tuple;
 use shunt_ebpf_common::control::{Ports, ports_beside};
+use shunt_ebpf_common::manage::what;
 use shunt_wire::kernel;
 use shunt_wire::owner::lock;
 
 use crate::collect::Collector;
 use lend::Lent;
+use tidy::Idle;
 
 use crate::interfaces::{self, Changes};
+use crate::live::Liveness;
 use crate::meter::{EbpfMeter, Readable, Shelf};
 use crate::namespace::Namespace;
 use crate::sever::Severer;
@@ -46,7 +50,8 @@ pub struct Options {
     pub pins: PathBuf,
     /// How much new maps hold.
     pub size: Size,
-    /// Where clients and servers are; empty: every interface that the host routes by, those that come later included.
+    /// Where clients and servers are, now or when such an interface comes; empty: every interface that the host routes by,
+    /// those that come later included.
     pub interfaces: Vec<String>,
     /// How long the entries of a connection stay that is over: its end may be said twice when it gets lost.
     pub closed: Duration,
@@ -70,6 +75,8 @@ pub struct EbpfDatapath {
     /// Listeners whose lease ran out while no agent was there, until they are told of.
     lapsed: Vec<SocketAddr>,
     blocked: BTreeSet<Tuple>,
+    /// Interfaces that were asked for and are not there, of which a warning has been given.
+    absent: BTreeSet<String>,
     _lock: UnixListener,
 }
 
@@ -78,8 +85,10 @@ struct Loaded {
     object: Object,
     tables: Tables,
     slots: Slots,
+    live: Liveness,
     severer: Severer,
     collector: Collector,
+    idle: Idle,
     lent: Lent,
     next_list: u32,
 }
@@ -100,6 +109,7 @@ impl EbpfDatapath {
             shelf: Shelf::default(),
             lapsed: Vec::new(),
             blocked: BTreeSet::new(),
+            absent: BTreeSet::new(),
             _lock: lock,
         };
         if Pins::hold_maps(&datapath.folder) {
@@ -144,13 +154,16 @@ impl EbpfDatapath {
             let mut tables = object.tables()?;
             tables.set_ports(ports().map_err(kernel("read net.ipv4.ip_local_port_range"))?);
             let slots = Slots::new(tables.slots(), [].into(), [].into());
+            let live = tables.liveness()?;
             let severer = Severer::start(tables.flow_table(), tables.liveness()?)?;
             Ok(Loaded {
                 object,
                 tables,
                 slots,
+                live,
                 severer,
                 collector: Collector::new(closed),
+                idle: Idle::default(),
                 lent: Lent::default(),
                 next_list: 1,
             })
@@ -169,10 +182,10 @@ impl EbpfDatapath {
     /// Attaches to the interfaces that have no link yet.
     fn attach(&mut self) -> Result<(), DatapathError> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        let wanted = &self.options.interfaces;
+        let (wanted, absent) = (&self.options.interfaces, &mut self.absent);
         let attached = self.namespace.inside(|| -> Result<(), DatapathError> {
             loaded.object.forget_gone()?;
-            Ok(interfaces(wanted)?.iter().try_for_each(|interface| loaded.object.attach(interface))?)
+            Ok(interfaces(wanted, absent)?.iter().try_for_each(|interface| loaded.object.attach(interface))?)
         });
         attached.map_err(kernel("enter the datapath's network namespace"))?
     }
@@ -180,10 +193,17 @@ impl EbpfDatapath {
 
 impl Datapath for EbpfDatapath {
     fn apply(&mut self, change: &Change) -> Result<Applied, DatapathError> {
-        let plan = self.state.plan(change, clock::now()).map_err(DatapathError::Unsupported)?;
-        if plan.changed() == 0 {
+        let plan = |state: &State| state.plan(change, clock::now()).map_err(DatapathError::Unsupported);
+        let mut planned = plan(&self.state)?;
+        if planned.changed() == 0 {
             return Ok(Applied::default());
         }
+        if self.loaded.is_none() {
+            // It takes a second or so, which leases and holds would be short of.
+            self.load()?;
+            planned = plan(&self.state)?;
+        }
+        let plan = planned;
         let changed = plan.changed();
         let commit = self.commit(plan)?;
         Ok(Applied { changed, commit })
@@ -208,14 +228,7 @@ impl Datapath for EbpfDatapath {
         if self.changes.any() {
             self.attach()?;
         }
-        if let Some(loaded) = &mut self.loaded {
-            let taken = loaded.collector.go_on(&loaded.tables.flow_table(), clock::now());
-            let taken = taken.map_err(kernel("clear the flow table of connections that are over"))?;
-            if taken > 0 {
-                tracing::debug!(taken, "cleared the flow table of connections that are over");
-            }
-        }
-        Ok(())
+        self.tidy()
     }
 
     fn renew(&mut self) -> Result<Vec<SocketAddr>, DatapathError> {
@@ -229,26 +242,10 @@ impl Datapath for EbpfDatapath {
 
     fn sever(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
         let Some(loaded) = &self.loaded else { return Ok(()) };
-        let tried = || kernel("mark flows that are to end in the flow table");
         let since = Instant::now();
-        let table = loaded.tables.flow_table();
-        let mut dead = Vec::new();
-        for flow in flows {
-            let tuple = ends::tuple(flow.client, flow.listener);
-            let Some(client) = table.get(&tuple).map_err(tried())? else { continue };
-            let both = table.both(tuple, client).map_err(tried())?;
-            // A generation that its pair has had before: nothing of the flow passes any more, and the programs answer.
-            for (key, entry) in [(tuple, Some(both.client)), (client.rewritten.reversed(), both.server)] {
-                let Some(mut entry) = entry else { continue };
-                entry.generation = entry.generation.wrapping_sub(1);
-                table.replace(&key, &entry).map_err(tried())?;
-            }
-            dead.push(tuple);
-        }
-        if !dead.is_empty() {
-            grace::wait();
-            loaded.severer.flows(dead, since);
-        }
+        loaded.order(flows, what::END)?;
+        grace::wait();
+        loaded.severer.flows(flows.iter().map(ends::key).collect(), since);
         self.forget_kept(flows)
     }
 
@@ -293,12 +290,18 @@ impl Datapath for EbpfDatapath {
     }
 }
 
-/// Those that were asked for, or all that the host routes by.
-fn interfaces(wanted: &[String]) -> Result<BTreeSet<String>, DatapathError> {
+/// Those that were asked for and are there, or all that the host routes by. Those that are not are `absent`, and told of
+/// once each time that they are missed.
+fn interfaces(wanted: &[String], absent: &mut BTreeSet<String>) -> Result<BTreeSet<String>, DatapathError> {
     if wanted.is_empty() {
         return interfaces::routed().map_err(kernel("list the interfaces"));
     }
-    Ok(wanted.iter().cloned().collect())
+    let (there, missed) = interfaces::named(wanted).map_err(kernel("list the interfaces"))?;
+    for interface in missed.difference(absent) {
+        tracing::warn!(interface, "there is no such interface; the programs are attached to it when it comes");
+    }
+    *absent = missed;
+    Ok(there)
 }
 
 /// The ports for NAT: those that the host does not give to its own clients. The range is that of the thread's namespace.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use shunt_core::flow;
 use shunt_ebpf_common::flow::{Address, Endpoint, Tuple};
 
 use crate::flows::Both;
@@ -30,6 +31,16 @@ pub fn source(tuple: &Tuple) -> SocketAddr {
 
 pub fn target(tuple: &Tuple) -> SocketAddr {
     at(tuple.target, tuple.target_port)
+}
+
+/// The flow of which this is the client's direction.
+pub fn flow(key: &Tuple) -> flow::Tuple {
+    flow::Tuple { client: source(key), listener: target(key) }
+}
+
+/// Its client's direction.
+pub fn key(flow: &flow::Tuple) -> Tuple {
+    tuple(flow.client, flow.listener)
 }
 
 /// As a packet says it.

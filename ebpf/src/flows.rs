@@ -10,9 +10,7 @@ use shunt_ebpf_common::manage::{Command, MAX_COMMANDS};
 
 use crate::orders::packet;
 use crate::sys::{self, Place};
-
-/// Entries that are read at a time, some hundred kilobytes.
-const BATCH: usize = 2048;
+use crate::walk::Walk;
 
 #[derive(Clone)]
 pub struct FlowTable {
@@ -51,11 +49,6 @@ impl FlowTable {
         Ok(Both { tuple, client, server: self.get(&client.rewritten.reversed())? })
     }
 
-    /// Puts other words into the place of those that an entry has.
-    pub fn replace(&self, key: &Tuple, flow: &Flow) -> io::Result<bool> {
-        sys::replace(self.map.as_fd(), key, flow)
-    }
-
     /// Has commands carried out; how many were. A flow that is not, or no more, what a command says is left alone: a client
     /// can have begun anew from the same port.
     pub fn manage(&self, commands: &[Command]) -> io::Result<u64> {
@@ -67,49 +60,12 @@ impl FlowTable {
     }
 
     /// A walk from the beginning.
-    pub fn walk(&self) -> Walk {
+    pub fn walk(&self) -> Walk<Tuple, Flow> {
         self.walk_from(None)
     }
 
-    pub fn walk_from(&self, place: Option<Place>) -> Walk {
-        Walk { table: self.clone(), place, keys: Vec::new(), values: Vec::new() }
-    }
-}
-
-/// A walk through the table, which meets every entry that is there from its beginning to its end.
-pub struct Walk {
-    table: FlowTable,
-    place: Option<Place>,
-    keys: Vec<Tuple>,
-    values: Vec<Flow>,
-}
-
-impl Walk {
-    /// Calls `each` with some more entries. Where it goes on; `None`: this was the end.
-    pub fn step(&mut self, mut each: impl FnMut(&Tuple, &Flow)) -> io::Result<Option<Place>> {
-        let mut room = self.keys.len().max(BATCH);
-        loop {
-            self.keys.resize(room, Tuple::default());
-            self.values.resize(room, Flow::default());
-            match sys::step(self.table.map.as_fd(), self.place, &mut self.keys, &mut self.values) {
-                Ok(step) => {
-                    self.keys[..step.elements].iter().zip(&self.values).for_each(|(key, flow)| each(key, flow));
-                    self.place = step.next;
-                    return Ok(step.next);
-                }
-                // One bucket holds more than that.
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < self.table.entries as usize => {
-                    room *= 2;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Calls `each` with all entries.
-    pub fn each(mut self, mut each: impl FnMut(&Tuple, &Flow)) -> io::Result<()> {
-        while self.step(&mut each)?.is_some() {}
-        Ok(())
+    pub fn walk_from(&self, place: Option<Place>) -> Walk<Tuple, Flow> {
+        Walk::new(Arc::clone(&self.map), self.entries, place)
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! A program runs with preemption disabled, as all of the kernel's packet processing does. When a thread of ours has run on
 //! a processor, whatever program was running there has ended. So a visit to each processor is a grace period, and takes a
-//! twentieth of a millisecond where RCU's takes ten. Where it cannot be made, the kernel is asked for one of RCU's.
+//! twentieth of a millisecond for each but the one that we are on, where RCU's takes ten. Where it cannot be made, the
+//! kernel is asked for one of RCU's.
 
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 const LONG: Duration = Duration::from_millis(100);
@@ -29,24 +32,43 @@ pub fn wait() {
 
 /// On a kernel with PREEMPT_RT, packets are processed by threads that can be interrupted.
 fn is_preemptible() -> bool {
-    std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    let ask = || std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1");
+    *ANSWER.get_or_init(ask)
 }
 
 fn visit_each_processor() -> io::Result<()> {
-    let processors = online()?;
+    let processors = possible()?;
     let this_thread = Pid::from_raw(0);
     let home = sched_getaffinity(this_thread)?;
-    let visited = processors.iter().try_for_each(|&processor| {
+    // Where we are, no program was running just now.
+    let here = sched_getcpu()?;
+    let others = processors.iter().filter(|processor| **processor != here);
+    let visited = others.copied().try_for_each(|processor| -> io::Result<()> {
         let mut one = CpuSet::new();
         one.set(processor)?;
-        sched_setaffinity(this_thread, &one)
+        match sched_setaffinity(this_thread, &one) {
+            // No packet is processed where there is no processor now.
+            Err(Errno::EINVAL) if !list("online")?.contains(&processor) => Ok(()),
+            done => Ok(done?),
+        }
     });
     sched_setaffinity(this_thread, &home)?;
-    Ok(visited?)
+    visited
 }
 
-fn online() -> io::Result<Vec<usize>> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+/// The processors that there are, or could be: those of them that come and go are asked about when they are visited.
+fn possible() -> io::Result<&'static [usize]> {
+    static PROCESSORS: OnceLock<Vec<usize>> = OnceLock::new();
+    if PROCESSORS.get().is_none() {
+        // Whoever was faster has read the same.
+        let _ = PROCESSORS.set(list("possible")?);
+    }
+    PROCESSORS.get().map(Vec::as_slice).ok_or_else(|| io::Error::other("the list of processors is not there"))
+}
+
+fn list(of: &str) -> io::Result<Vec<usize>> {
+    let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/{of}"))?;
     parse(text.trim()).ok_or_else(|| io::Error::other("the list of processors is written in another way"))
 }
 

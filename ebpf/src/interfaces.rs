@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use nix::net::if_::{InterfaceFlags, if_nameindex};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recv, socket,
 };
@@ -29,6 +29,13 @@ pub fn routed() -> io::Result<BTreeSet<String>> {
         }
     }
     Ok(&ethernet & &addressed)
+}
+
+/// Which of these are there, and which are not.
+pub fn named(wanted: &[String]) -> io::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let all = if_nameindex()?;
+    let names: BTreeSet<&str> = all.iter().filter_map(|interface| interface.name().to_str().ok()).collect();
+    Ok(wanted.iter().cloned().partition(|name| names.contains(name.as_str())))
 }
 
 /// Says whether interfaces or their addresses have changed.

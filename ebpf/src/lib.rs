@@ -23,6 +23,7 @@ mod shared;
 mod state;
 mod sys;
 mod tables;
+mod walk;
 
 pub use address::{endpoint, socket_address};
 pub use datapath::{EbpfDatapath, Options};

@@ -1,7 +1,7 @@
 //! The question that programs ask for every packet, asked by the agent.
 
 use shunt_ebpf_common::control::Control;
-use shunt_ebpf_common::flow::Flow;
+use shunt_ebpf_common::flow::{Flow, mark};
 use shunt_ebpf_common::mapping::Pair;
 
 use crate::clock;
@@ -18,9 +18,9 @@ impl Liveness {
         Self { pairs, control }
     }
 
-    /// Whether the pair that the flow was opened with is live.
+    /// Whether nobody has ended it, and the pair that it was opened with is live.
     pub fn is_live(&self, flow: &Flow) -> bool {
-        if flow.pair >= self.pairs.len() {
+        if flow.marks & mark::ENDED != 0 || flow.pair >= self.pairs.len() {
             return false;
         }
         let (pair, committed) = self.undisturbed(flow.pair);

@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use aya::Pod;
 use shunt_ebpf_common::mapping::Versioned;
@@ -69,6 +69,16 @@ impl<T: Pod> Shared<T> {
         // SAFETY: a field of an element, see above.
         unsafe { place.write_volatile(value) };
         fence(Ordering::SeqCst);
+    }
+
+    /// Takes so many away from a number that programs change meanwhile, down to zero.
+    pub fn subtract(&mut self, at: u32, field: impl FnOnce(*mut T) -> *mut u64, number: u64) {
+        // SAFETY: a field of an element, see above, which programs change atomically; maps and their elements are aligned
+        // to eight bytes.
+        let word = unsafe { AtomicU64::from_ptr(field(self.place(at))) };
+        let less = |before: u64| Some(before.saturating_sub(number));
+        // It always says Some.
+        let _ = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 
     /// Writes into a record what is to count from transaction `committed + 1` on; see `shunt_ebpf_common::mapping`.

@@ -11,14 +11,10 @@ use aya::Pod;
 
 /// linux/bpf.h, `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
-const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
-
-/// The key must be there.
-const BPF_EXIST: u64 = 2;
 
 /// `union bpf_attr`, of an element.
 #[repr(C)]
@@ -95,9 +91,10 @@ pub fn get<K: Pod, V: Pod>(map: impl AsFd, key: &K) -> io::Result<Option<V>> {
     }
 }
 
-/// Puts another value into the place of the one that the key has. Whether there was one.
-pub fn replace<K: Pod, V: Pod>(map: impl AsFd, key: &K, value: &V) -> io::Result<bool> {
-    found(call(BPF_MAP_UPDATE_ELEM, &mut element(map, key, (&raw const *value) as u64, BPF_EXIST)))
+/// A value to be overwritten.
+pub fn zeros<T: Pod>() -> T {
+    // SAFETY: every pattern of bits is a value.
+    unsafe { std::mem::zeroed() }
 }
 
 /// Runs a program once on a packet; what it returns.
@@ -151,14 +148,6 @@ fn pinned(path: &Path) -> io::Result<OwnedFd> {
 
 fn element<K: Pod>(map: impl AsFd, key: &K, value: u64, flags: u64) -> Element {
     Element { map: map.as_fd().as_raw_fd() as u32, zero: 0, key: (&raw const *key) as u64, value, flags }
-}
-
-fn found(called: io::Result<libc::c_int>) -> io::Result<bool> {
-    match called {
-        Ok(_) => Ok(true),
-        Err(error) if is_missing(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn is_missing(error: &io::Error) -> bool {

@@ -37,6 +37,8 @@ macro_rules! field {
     };
 }
 
+mod aside;
+
 /// The maps that the programs have, and that outlive the agent.
 pub(crate) const MAPS: [&str; 12] = [
     "FLOWS",
@@ -275,47 +277,6 @@ impl Tables {
     /// Fills a slot with a pool, which no mapping has yet.
     pub fn set_pool(&mut self, slot: u32, pool: Pool) {
         self.pools.put(slot, pool);
-    }
-
-    /// The clients that are counted one by one.
-    pub fn sources(&self) -> impl Iterator<Item = Result<(Source, Places), Error>> + '_ {
-        self.sources.iter().map(|entry| entry.map_err(|error| Error::map("read the sources", error)))
-    }
-
-    /// Takes the SYNs out that wait for the mapping in that slot, in the order in which they came.
-    pub fn take_held(&mut self, slot: u32) -> Result<Vec<Frame<SYN>>, Error> {
-        let mut found = Vec::new();
-        for entry in &self.held {
-            let (key, frame) = entry.map_err(|error| Error::map("read the held SYNs", error))?;
-            if frame.mapping == slot {
-                found.push((key, frame));
-            }
-        }
-        for (key, _) in &found {
-            // Only we take them out; one that has come anew meanwhile goes with the old one, and is the same client's.
-            let _ = self.held.remove(key);
-        }
-        self.tallies.put_field(slot, |tally| field!(tally.waiting), 0);
-        found.sort_unstable_by_key(|(_, frame)| frame.came);
-        Ok(found.into_iter().map(|(_, frame)| frame).collect())
-    }
-
-    /// Takes out what the client of a blocked flow has sent, in the order in which it came.
-    pub fn take_kept(&mut self, flow: &Tuple) -> Result<Vec<Frame<PACKET>>, Error> {
-        let mut found = Vec::new();
-        for key in self.kept.keys() {
-            let key = key.map_err(|error| Error::map("read the kept packets", error))?;
-            if key.tuple == *flow
-                && let Ok(frame) = self.kept.get(&key, 0)
-            {
-                found.push((key, frame));
-            }
-        }
-        for (key, _) in &found {
-            let _ = self.kept.remove(key);
-        }
-        found.sort_unstable_by_key(|(_, frame)| frame.came);
-        Ok(found.into_iter().map(|(_, frame)| frame).collect())
     }
 
     /// Undoes what an agent that died had staged.

@@ -33,14 +33,19 @@ pub struct Source {
     pub address: Address,
 }
 
-/// How many connections a [`Source`] has. An entry stays when there are none any more: it is for the agent to take out
-/// those that have been empty for long.
+/// How many connections a [`Source`] has. An entry stays when there are none any more: it is for the agent to have those
+/// forgotten that have been empty for long.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     pub taken: u64,
     /// When the last one went, in nanoseconds of boot time.
     pub emptied: u64,
+}
+
+impl Places {
+    /// In `taken`, of an entry that is being forgotten: whoever takes a place of it finds another entry.
+    pub const GONE: u64 = 1 << 63;
 }
 
 abi! {

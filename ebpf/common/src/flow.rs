@@ -97,7 +97,7 @@ pub struct Flow {
     pub next: u32,
     /// The last acknowledgement that this end sent: an RST with this number is exactly in its window (RFC 5961, 3.2).
     pub acknowledged: u32,
-    /// Bits of [`mark`]. Changed by atomic operations only, and only in the client's entry.
+    /// Bits of [`mark`]. Changed by atomic operations only; all but [`mark::ENDED`] in the client's entry only.
     pub marks: u64,
     /// Nanoseconds of boot time.
     pub opened: u64,
@@ -168,6 +168,8 @@ pub mod mark {
     pub const PLACES: u64 = LISTENER | SOURCE;
     /// What the client sends is stopped.
     pub const BLOCKED: u64 = 4;
+    /// It may not pass any more, though its pair may be live. In both entries, and never taken back.
+    pub const ENDED: u64 = 8;
 }
 
 abi! {

@@ -1,5 +1,6 @@
 //! What the agent asks of the programs. Only they change entries of the flow table: whoever replaced an entry from outside
-//! would undo what packets write into it meanwhile, and a flow that goes must give back the places that it takes.
+//! would undo what packets write into it meanwhile, and a flow that goes must give back the places that it takes. Likewise
+//! they forget clients, who could take a place meanwhile.
 //!
 //! `shunt_manage` is attached to nothing. The agent runs it by BPF_PROG_TEST_RUN on a packet of commands, behind an Ethernet
 //! header of zeros. It returns how many of them it has carried out.
@@ -20,7 +21,8 @@ pub struct Command {
     pub unseen_since: u64,
     /// One of [`what`].
     pub what: u32,
-    pub zero: u32,
+    /// Of [`what::FORGET_SOURCE`]: the slot of its mapping.
+    pub mapping: u32,
 }
 
 pub mod what {
@@ -28,12 +30,16 @@ pub mod what {
     pub const FORGET_IDLE: u32 = 1;
     /// Forget it if both ends have closed, or one has reset it.
     pub const FORGET_CLOSED: u32 = 2;
-    /// Forget it if its pair is not live.
+    /// Forget it if it may not pass: its pair is not live, or it was ended.
     pub const FORGET_DEAD: u32 = 3;
     /// Stop what its client sends.
     pub const BLOCK: u32 = 4;
     /// Let it go on.
     pub const UNBLOCK: u32 = 5;
+    /// Let nothing of it pass any more, whether its pair is live or not.
+    pub const END: u32 = 6;
+    /// Forget a client that has no connections, and had none since `unseen_since`. Its address is the flow's source.
+    pub const FORGET_SOURCE: u32 = 7;
 }
 
 impl Command {
@@ -47,6 +53,7 @@ impl Command {
         bytes[34..36].copy_from_slice(&target_port.to_ne_bytes());
         bytes[40..48].copy_from_slice(&self.unseen_since.to_ne_bytes());
         bytes[48..52].copy_from_slice(&self.what.to_ne_bytes());
+        bytes[52..56].copy_from_slice(&self.mapping.to_ne_bytes());
         bytes
     }
 }

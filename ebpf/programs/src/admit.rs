@@ -77,19 +77,44 @@ pub fn free(slot: u32, places: u64, address: &Address) {
     }
 }
 
+/// How often an entry is looked up that is just being forgotten, which takes some instructions.
+const TRIES: u32 = 8;
+
 /// Takes one of a source's places; how many it had taken before. `None`: there is no room to count in.
 #[inline(always)]
 fn taken(source: &Source) -> Option<u64> {
-    let places = match SOURCES.get_ptr_mut(source) {
-        Some(places) => places,
-        None => {
-            // Somebody else may have been faster, which is as good.
-            let _ = SOURCES.insert(source, Places::default(), BPF_NOEXIST.into());
-            SOURCES.get_ptr_mut(source)?
+    for _ in 0..TRIES {
+        let places = match SOURCES.get_ptr_mut(source) {
+            Some(places) => places,
+            None => {
+                // Not empty for long already. Somebody else may have been faster, which is as good.
+                let _ = SOURCES.insert(source, Places { taken: 0, emptied: now() }, BPF_NOEXIST.into());
+                SOURCES.get_ptr_mut(source)?
+            }
+        };
+        // SAFETY: an entry that is forgotten meanwhile says so.
+        let before = unsafe { atomic::add(&raw mut (*places).taken, 1) };
+        if before & Places::GONE == 0 {
+            return Some(before);
         }
+    }
+    None
+}
+
+/// Forgets a source that has taken nothing since then; whether it did.
+#[inline(always)]
+pub fn forgotten(source: &Source, since: u64) -> Option<()> {
+    let places = SOURCES.get_ptr_mut(source)?;
+    // SAFETY: as above.
+    let gone = unsafe {
+        let idle = (&raw const (*places).emptied).read_volatile() < since;
+        idle && atomic::exchange(&raw mut (*places).taken, 0, Places::GONE)
     };
-    // SAFETY: the agent takes out only entries that have been empty for long.
-    Some(unsafe { atomic::add(&raw mut (*places).taken, 1) })
+    if !gone {
+        return None;
+    }
+    let _ = SOURCES.remove(source);
+    Some(())
 }
 
 #[inline(always)]

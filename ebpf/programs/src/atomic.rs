@@ -42,6 +42,26 @@ fetch! {
     or: "atomic_fetch_or"
 }
 
+/// Puts `new` into the place of `old`, if that is what is there; whether it was.
+///
+/// # Safety
+/// `word` is one of a map's value.
+#[inline(always)]
+pub unsafe fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
+    let mut found = old;
+    // SAFETY: one instruction, on a word that the caller answers for.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64(r1 + 0, r0, r2)",
+            in("r1") word,
+            in("r2") new,
+            inlateout("r0") found,
+            options(nostack),
+        );
+    }
+    found == old
+}
+
 /// Takes one away.
 ///
 /// # Safety

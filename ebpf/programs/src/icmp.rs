@@ -3,7 +3,7 @@
 //! error that says so.
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
-use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail};
+use aya_ebpf::helpers::bpf_skb_change_tail;
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::checksum::{add, fold, replaced};
 use shunt_ebpf_common::counter::Counter;
@@ -15,7 +15,7 @@ use crate::live::{is_live, now};
 use crate::maps::{FLOWS, count};
 use crate::packet::{Complaint, Headers, Icmp, Ip, Tcp, gathered, headers};
 use crate::reset::{is_unfinished, sum};
-use crate::route::Way;
+use crate::route::{self, Way};
 
 /// An ICMP message: translated if it is about a flow of ours, otherwise nothing to us.
 #[inline(never)]
@@ -33,7 +33,7 @@ pub fn translate<I: Ip>(ctx: &TcContext) -> i32 {
     let Some(flow) = FLOWS.get_ptr(&answer) else { return NEXT };
     // SAFETY: as in ingress.rs.
     let flow = unsafe { &*flow };
-    if !is_live(flow.pair, flow.generation, now()) {
+    if !is_live(flow, now()) {
         count(Counter::AboutDead);
         return DROP;
     }
@@ -88,8 +88,7 @@ pub fn too_big<I: Ip>(ctx: &TcContext, mtu: u16) -> i32 {
     match turned::<I>(ctx, mtu) {
         Some(()) => {
             count(Counter::TooBig);
-            // SAFETY: plain numbers.
-            unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+            route::back(ctx)
         }
         None => {
             count(Counter::Failed);

@@ -96,7 +96,7 @@ fn of<I: Ip>(ctx: &TcContext) -> i32 {
     if let Some(flow) = FLOWS.get_ptr_mut(&tuple) {
         // SAFETY: an entry that is deleted meanwhile stays memory of the map; what that can do is in the README.
         let flow = unsafe { &mut *flow };
-        let live = is_live(flow.pair, flow.generation, now);
+        let live = is_live(flow, now);
         let over = !live || flow.state & state::CLOSED != 0;
         if !(over && segment.opens() && flow.state & state::FROM_CLIENT != 0) {
             return if !live {

@@ -1,16 +1,17 @@
-//! The question that every packet is asked: is its pair live, now?
+//! The question that every packet is asked: may its flow pass, now?
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use shunt_ebpf_common::flow::{Flow, mark};
 use shunt_ebpf_common::mapping::{FOR_EVER, Pair};
 
 use crate::maps::{PAIRS, committed};
 
-/// The pair in that slot, if it is still the one that the flow was opened with, and live.
+/// Whether nobody has ended it, and its pair is still the one that it was opened with, and live.
 #[inline(always)]
-pub fn is_live(slot: u32, generation: u32, now: u64) -> bool {
-    let Some(pair) = PAIRS.get_ptr(slot) else { return false };
+pub fn is_live(flow: &Flow, now: u64) -> bool {
+    let Some(pair) = PAIRS.get_ptr(flow.pair) else { return false };
     // SAFETY: an element of an array lives as long as the map.
-    unsafe { generation_of(pair) == generation && now < until(pair) }
+    flow.marks & mark::ENDED == 0 && unsafe { generation_of(pair) == flow.generation && now < until(pair) }
 }
 
 /// # Safety

@@ -2,13 +2,15 @@
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT};
 use aya_ebpf::programs::TcContext;
+use shunt_ebpf_common::admission::Source;
 use shunt_ebpf_common::flow::{Flow, Tuple, mark, state};
 use shunt_ebpf_common::manage::{Command, MAX_COMMANDS, OFFSET, what};
 
-use crate::admit::give_back;
+use crate::admit::{forgotten, give_back};
 use crate::atomic;
 use crate::live::{is_live, now};
 use crate::maps::FLOWS;
+use crate::route::{AGAIN, LOOPBACK};
 
 /// Carries out the commands of one packet; how many of them.
 pub fn manage(ctx: &TcContext) -> i32 {
@@ -22,6 +24,10 @@ pub fn manage(ctx: &TcContext) -> i32 {
 
 #[inline(never)]
 fn carried_out(command: &Command) -> Option<()> {
+    if command.what == what::FORGET_SOURCE {
+        let source = Source { mapping: command.mapping, address: command.flow.source };
+        return forgotten(&source, command.unseen_since);
+    }
     let flow = FLOWS.get_ptr_mut(&command.flow)?;
     // SAFETY: as in ingress.rs.
     let flow = unsafe { &mut *flow };
@@ -39,7 +45,16 @@ fn carried_out(command: &Command) -> Option<()> {
             };
             Some(())
         }
-        what::FORGET_DEAD if is_live(flow.pair, flow.generation, now()) => None,
+        what::END => {
+            // SAFETY: a word of an entry.
+            unsafe { atomic::or(&raw mut flow.marks, mark::ENDED) };
+            if let Some(other) = FLOWS.get_ptr_mut(flow.rewritten.reversed()) {
+                // SAFETY: likewise.
+                unsafe { atomic::or(&raw mut (*other).marks, mark::ENDED) };
+            }
+            Some(())
+        }
+        what::FORGET_DEAD if is_live(flow, now()) => None,
         what::FORGET_CLOSED if flow.state & state::CLOSED == 0 => None,
         what::FORGET_DEAD | what::FORGET_CLOSED | what::FORGET_IDLE => {
             if flow.seen >= command.unseen_since {
@@ -77,6 +92,10 @@ pub fn forget(flow: &mut Flow, key: &Tuple) {
 pub fn replay(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid while the program runs.
     let interface = unsafe { (*ctx.skb.skb).ifindex };
+    if interface == LOOPBACK {
+        // SAFETY: likewise.
+        unsafe { (*ctx.skb.skb).tc_index = AGAIN };
+    }
     match ctx.clone_redirect(interface, BPF_F_INGRESS.into()) {
         Ok(()) => 1,
         Err(_) => TC_ACT_SHOT as i32,

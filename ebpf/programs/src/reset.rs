@@ -2,7 +2,7 @@
 //! once that its connection is over, and not a byte of the packet goes anywhere else.
 
 use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
-use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail};
+use aya_ebpf::helpers::bpf_skb_change_tail;
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::checksum::{add, fold};
 use shunt_ebpf_common::counter::Counter;
@@ -12,6 +12,7 @@ use shunt_ebpf_common::tcp::Reset;
 use crate::ingress::DROP;
 use crate::maps::count;
 use crate::packet::{Headers, IP, Ip, TCP, Tcp, halved, headers};
+use crate::route;
 
 /// Answers the packet, or drops it if it asks for no answer.
 #[inline(never)]
@@ -25,8 +26,7 @@ pub fn answer<I: Ip>(ctx: &TcContext) -> i32 {
     match turn::<I>(ctx, &reset) {
         Some(()) => {
             count(Counter::Reset);
-            // SAFETY: plain numbers.
-            unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+            route::back(ctx)
         }
         None => {
             count(Counter::Failed);

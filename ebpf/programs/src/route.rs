@@ -33,7 +33,7 @@ enum Next {
 }
 
 /// Of the loopback interface, in every network namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// Why there is none.
 pub enum NoWay {
@@ -141,11 +141,13 @@ pub fn by(hop: &Hop) -> i32 {
 #[inline(always)]
 pub fn to_host(ctx: &TcContext) -> i32 {
     // It is on its way there already, and has been routed.
-    if is_from_host(ctx) {
-        return NEXT;
-    }
-    // Out by the loopback interface, with a route that the stack looks up: it comes in there as one of the host's own. If
-    // it went up from here, its source would be one of the host's addresses and it a Martian.
+    if is_from_host(ctx) { NEXT } else { out_by_loopback() }
+}
+
+/// With a route that the stack looks up: the packet comes in by the loopback interface as one of the host's own. If it went
+/// up from here, its source would be one of the host's addresses and it a Martian.
+#[inline(always)]
+fn out_by_loopback() -> i32 {
     // SAFETY: without a structure the stack looks the way up.
     unsafe { bpf_redirect_neigh(LOOPBACK, core::ptr::null_mut(), 0, 0) as i32 }
 }
@@ -157,8 +159,22 @@ fn halves(bytes: [u8; 6]) -> [u16; 3] {
     [half(0), half(2), half(4)]
 }
 
-/// In `tc_index`, which nobody else looks at on the loopback interface: the packet has come in for the second time.
-const AGAIN: u32 = 0x5348;
+/// In `tc_index`, which nobody else looks at on the loopback interface: the packet has come in for the second time, and has
+/// no route.
+pub const AGAIN: u32 = 0x5348;
+
+/// Sends a packet that was turned round back the way it came.
+#[inline(always)]
+pub fn back(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid while the program runs; plain numbers.
+    unsafe {
+        if is_from_host(ctx) && (*ctx.skb.skb).tc_index == AGAIN {
+            // It has lost its route.
+            return out_by_loopback();
+        }
+        bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32
+    }
+}
 
 /// Lets one of the host's own packets come in again, without the route that its socket gave it.
 #[inline(never)]

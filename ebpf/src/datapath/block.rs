@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use shunt_core::datapath::DatapathError;
 use shunt_core::flow::Tuple;
-use shunt_ebpf_common::flow::mark;
+use shunt_ebpf_common::flow::{Flow, mark};
 use shunt_ebpf_common::kept::Frame;
 use shunt_ebpf_common::manage::{Command, what};
 use shunt_wire::kernel;
@@ -34,7 +34,7 @@ impl EbpfDatapath {
         loaded.order(&blocked, what::UNBLOCK)?;
         let played = self.namespace.inside(|| {
             for flow in &blocked {
-                loaded.play(flow.listener, |loaded| loaded.tables.take_kept(&ends::tuple(flow.client, flow.listener)));
+                loaded.play(flow.listener, |loaded| loaded.tables.take_kept(&ends::key(flow)));
             }
         });
         played.map_err(kernel("enter the datapath's network namespace"))
@@ -51,9 +51,28 @@ impl EbpfDatapath {
     pub(super) fn forget_kept(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
         for flow in flows.iter().filter(|flow| self.blocked.remove(flow)) {
-            loaded.tables.take_kept(&ends::tuple(flow.client, flow.listener))?;
+            loaded.tables.take_kept(&ends::key(flow))?;
         }
         Ok(())
+    }
+
+    /// Stops those again that somebody let go on. What was amiss.
+    pub(super) fn restore_blocked(&self) -> Result<Vec<String>, DatapathError> {
+        let Some(loaded) = &self.loaded else { return Ok(Vec::new()) };
+        let mut gone_on = Vec::new();
+        for flow in &self.blocked {
+            if loaded.client(flow)?.is_some_and(|entry| entry.marks & mark::BLOCKED == 0) {
+                gone_on.push(*flow);
+            }
+        }
+        if gone_on.is_empty() {
+            return Ok(Vec::new());
+        }
+        loaded.order(&gone_on, what::BLOCK)?;
+        grace::wait();
+        let told =
+            |Tuple { client, listener }: &Tuple| format!("the flow {client} → {listener} was not stopped any more");
+        Ok(gone_on.iter().map(told).collect())
     }
 
     /// Takes over what a former agent has stopped.
@@ -62,7 +81,7 @@ impl EbpfDatapath {
         let blocked = &mut self.blocked;
         let walked = loaded.tables.flow_table().walk().each(|key, flow| {
             if is_clients(flow) && flow.marks & mark::BLOCKED != 0 {
-                blocked.insert(Tuple { client: ends::source(key), listener: ends::target(key) });
+                blocked.insert(ends::flow(key));
             }
         });
         walked.map_err(kernel("read the flow table"))
@@ -83,12 +102,17 @@ impl EbpfDatapath {
 }
 
 impl Loaded {
-    fn order(&self, flows: &[Tuple], what: u32) -> Result<(), DatapathError> {
-        let command =
-            |flow: &Tuple| Command { flow: ends::tuple(flow.client, flow.listener), unseen_since: 0, what, zero: 0 };
+    pub(super) fn order(&self, flows: &[Tuple], what: u32) -> Result<(), DatapathError> {
+        let command = |flow: &Tuple| Command { flow: ends::key(flow), what, ..Command::default() };
         let commands: Vec<Command> = flows.iter().map(command).collect();
         // A flow that is not there has ended meanwhile.
-        self.tables.flow_table().manage(&commands).map(drop).map_err(kernel("stop flows or let them go on"))
+        self.tables.flow_table().manage(&commands).map(drop).map_err(kernel("stop flows, end them or let them go on"))
+    }
+
+    /// The client's entry of a flow, if it may pass.
+    pub(super) fn client(&self, flow: &Tuple) -> Result<Option<Flow>, DatapathError> {
+        let found = self.tables.flow_table().get(&ends::key(flow)).map_err(kernel("read the flow table"))?;
+        Ok(found.filter(|entry| is_clients(entry) && self.live.is_live(entry)))
     }
 
     /// To be called in the datapath's network namespace. Whatever fails, TCP sends it again.

@@ -138,6 +138,37 @@ impl Loaded {
         }
     }
 
+    /// Brings lists and pools back to what they should be. What was amiss.
+    pub(super) fn restore_lent(&mut self, state: &State) -> Result<Vec<String>, DatapathError> {
+        let mut amiss = Vec::new();
+        let mut found = self.tables.networks()?;
+        for (listener, one) in &state.listeners {
+            if let Some(list) = self.lent.lists.get(listener).copied() {
+                let listed: BTreeSet<IpNet> = found.remove(&list).unwrap_or_default().into_iter().collect();
+                let wanted: BTreeSet<IpNet> = one.allow.iter().copied().collect();
+                for network in wanted.difference(&listed) {
+                    amiss.push(format!("{network} is missing among those who may connect to listener {listener}"));
+                    self.tables.allow_network(list, network)?;
+                }
+                for network in listed.difference(&wanted) {
+                    amiss.push(format!("{network} is among those who may connect to listener {listener}"));
+                    self.tables.disallow_network(list, network)?;
+                }
+            }
+            if let (Some(slot), Source::Pool(ranges)) = (self.lent.pools.get(listener).copied(), &one.source)
+                && let Some(pool) = lists::pool(ranges)
+                && self.tables.pool(slot) != pool
+            {
+                amiss.push(format!("listener {listener} has other source addresses"));
+                // Who reads it meanwhile has one of both, or one that is neither's: which is no worse than what was there.
+                self.tables.set_pool(slot, pool);
+            }
+        }
+        amiss.extend(found.keys().map(|list| format!("the list {list} of those who may connect is nobody's")));
+        self.clear_lists(&found)?;
+        Ok(amiss)
+    }
+
     /// Takes lists away that are nobody's.
     pub(super) fn clear_lists(&mut self, found: &BTreeMap<u32, Vec<IpNet>>) -> Result<(), Error> {
         for (list, networks) in found.iter().filter(|(list, _)| !self.lent.has_list(**list)) {

@@ -114,12 +114,15 @@ impl EbpfDatapath {
     pub(super) fn restore(&mut self) -> Result<Vec<Drift>, DatapathError> {
         let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
         let mut amiss = loaded.restore_pins()?;
+        amiss.extend(loaded.restore_lent(&self.state)?);
         amiss.extend(loaded.restore_mappings(&self.state)?);
-        let wanted = &self.options.interfaces;
+        amiss.extend(self.restore_blocked()?);
+        let Some(loaded) = &mut self.loaded else { return Ok(Vec::new()) };
+        let (wanted, absent) = (&self.options.interfaces, &mut self.absent);
         let attached = self.namespace.inside(|| -> Result<Vec<String>, DatapathError> {
             loaded.object.forget_gone()?;
             let mut amiss = Vec::new();
-            for interface in interfaces(wanted)? {
+            for interface in interfaces(wanted, absent)? {
                 if !loaded.object.is_attached(&interface)? {
                     loaded.object.attach_again(&interface)?;
                     amiss.push(format!("interface {interface} did not run the programs"));

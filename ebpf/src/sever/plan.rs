@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use shunt_core::datapath::Severed;
-use shunt_ebpf_common::flow::{Flow, Tuple, state};
+use shunt_ebpf_common::flow::{Flow, Tuple, mark, state};
 
 use super::Direction;
 use crate::ends;
@@ -51,11 +51,12 @@ pub struct Plan {
     left: Option<Instant>,
 }
 
-/// A pair at one time of its life.
+/// A pair at one time of its life; those of its flows that were ended one by one, or all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Job {
     slot: u32,
     generation: u32,
+    one_by_one: bool,
 }
 
 struct Progress {
@@ -80,7 +81,8 @@ struct Target {
 
 impl Target {
     fn job(&self) -> Job {
-        Job { slot: self.flow.client.pair, generation: self.flow.client.generation }
+        let Flow { pair: slot, generation, marks, .. } = self.flow.client;
+        Job { slot, generation, one_by_one: marks & mark::ENDED != 0 }
     }
 }
 

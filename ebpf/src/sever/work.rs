@@ -203,7 +203,7 @@ impl Worker {
 
     fn delete(&mut self) {
         let forget =
-            |flow: Both| Command { flow: flow.tuple, unseen_since: u64::MAX, what: what::FORGET_DEAD, zero: 0 };
+            |flow: Both| Command { flow: flow.tuple, unseen_since: u64::MAX, what: what::FORGET_DEAD, mapping: 0 };
         let commands: Vec<Command> = self.plan.take_done().into_iter().map(forget).collect();
         if let Err(error) = self.table.manage(&commands) {
             // They are found again at the next look.

@@ -94,7 +94,7 @@ fn a_source_takes_so_many_and_others_take_theirs() -> Result<()> {
         admit(&mut lab, limited(0, 3))?;
         let _one = a_place_is_given_back(&lab, lab.ip.client(), 3)?;
         let _other = a_place_is_given_back(&lab, lab.ip.second_client(), 3)?;
-        let mut taken: Vec<_> = lab.tables.sources().collect::<Result<_, _>>()?;
+        let mut taken: Vec<_> = lab.tables.sources()?;
         taken.sort_by_key(|(source, _)| source.address.bytes());
         assert_eq!(
             taken.iter().map(|(source, places)| (source.mapping, places.taken)).collect::<Vec<_>>(),
@@ -114,7 +114,7 @@ fn forgotten_flows_give_their_places_back_once() -> Result<()> {
             let flows = lab.flows()?;
             // Of some the client's entry is named, of others the server's, of all of them twice.
             let commands: Vec<_> =
-                flows.iter().map(|(flow, _)| Command { flow: *flow, unseen_since, what, zero: 0 }).collect();
+                flows.iter().map(|(flow, _)| Command { flow: *flow, unseen_since, what, mapping: 0 }).collect();
             Ok(lab.object.manage(&commands)?)
         };
         for what in [what::FORGET_DEAD, what::FORGET_CLOSED] {
@@ -131,7 +131,7 @@ fn forgotten_flows_give_their_places_back_once() -> Result<()> {
         assert_eq!(lab.flows()?.iter().filter(|(_, flow)| flow.state & state::RESET != 0).count(), 1);
         assert_eq!(forget(&mut lab, what::FORGET_DEAD, u64::MAX)?, 4);
         assert_eq!((lab.flows()?.len(), lab.tables.tally(LISTENER).open), (0, 0));
-        ensure!(lab.tables.sources().all(|entry| entry.is_ok_and(|(_, places)| places.taken == 0)));
+        ensure!(lab.tables.sources()?.iter().all(|(_, places)| places.taken == 0));
         Ok(())
     })
 }

@@ -19,13 +19,13 @@ use shunt_tests::{Star, eventually, scratch, skip};
 
 use crate::lab::own_bpffs;
 
-struct Lab<'a> {
-    star: &'a Star,
-    options: Options,
+pub struct Lab<'a> {
+    pub star: &'a Star,
+    pub options: Options,
 }
 
 /// Runs a test on the proxy.
-fn on_the_proxy(test: &str, work: impl FnOnce(&Lab<'_>) -> Result<()> + Send) -> Result<()> {
+pub fn on_the_proxy(test: &str, work: impl FnOnce(&Lab<'_>) -> Result<()> + Send) -> Result<()> {
     skip::with_root(test, || {
         let star = Star::new()?;
         let mounted = scratch::Dir::new("bpf")?;
@@ -39,28 +39,28 @@ fn on_the_proxy(test: &str, work: impl FnOnce(&Lab<'_>) -> Result<()> + Send) ->
 }
 
 impl Lab<'_> {
-    fn open(&self) -> EbpfDatapath {
+    pub fn open(&self) -> EbpfDatapath {
         EbpfDatapath::open(self.options.clone()).unwrap()
     }
 
-    fn mapped(&self) -> EbpfDatapath {
+    pub fn mapped(&self) -> EbpfDatapath {
         let mut datapath = self.open();
         set(&mut datapath, to(0));
         datapath
     }
 
     /// What is pinned for this namespace.
-    fn folder(&self) -> Result<PathBuf> {
+    pub fn folder(&self) -> Result<PathBuf> {
         let found = fs::read_dir(&self.options.pins)?.next().context("nothing is pinned")?;
         Ok(found?.path())
     }
 }
 
-fn to(db: u8) -> Mapping {
+pub fn to(db: u8) -> Mapping {
     at(Ip::V4.listener(), db)
 }
 
-fn at(listener: SocketAddr, db: u8) -> Mapping {
+pub fn at(listener: SocketAddr, db: u8) -> Mapping {
     Mapping {
         listener,
         cluster: ClusterName::new("orders").unwrap(),
@@ -73,15 +73,15 @@ fn at(listener: SocketAddr, db: u8) -> Mapping {
     }
 }
 
-fn set(datapath: &mut EbpfDatapath, mapping: Mapping) {
+pub fn set(datapath: &mut EbpfDatapath, mapping: Mapping) {
     datapath.apply(&Change { set: vec![mapping], remove: Vec::new() }).unwrap();
 }
 
-fn amiss(datapath: &mut EbpfDatapath) -> Vec<String> {
+pub fn amiss(datapath: &mut EbpfDatapath) -> Vec<String> {
     datapath.reconcile().unwrap().into_iter().map(|drift| drift.what).collect()
 }
 
-fn table<K: aya::Pod, V: aya::Pod>(folder: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
+pub fn table<K: aya::Pod, V: aya::Pod>(folder: &Path, name: &str) -> Result<HashMap<MapData, K, V>> {
     Ok(HashMap::try_from(Map::HashMap(MapData::from_pin(folder.join("maps").join(name))?))?)
 }
 

@@ -101,7 +101,7 @@ fn clients_key(lab: &Lab<'_>) -> Result<Tuple> {
 }
 
 fn order(lab: &mut Lab<'_>, flow: Tuple, what: u32) -> Result<u32> {
-    Ok(lab.object.manage(&[Command { flow, unseen_since: 0, what, zero: 0 }])?)
+    Ok(lab.object.manage(&[Command { flow, unseen_since: 0, what, mapping: 0 }])?)
 }
 
 fn is_blocked_from(test: &str, host: &'static str) -> Result<()> {

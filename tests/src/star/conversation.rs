@@ -27,8 +27,14 @@ impl Conversation {
     }
 
     pub fn open_from(source: IpAddr, listener: SocketAddr, limit: Duration) -> io::Result<Self> {
+        Self::open_at(SocketAddr::new(source, 0), listener, limit)
+    }
+
+    /// From an address and port of the client's choice.
+    pub fn open_at(source: SocketAddr, listener: SocketAddr, limit: Duration) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(listener), Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
         socket.connect_timeout(&listener.into(), limit)?;
         Self::greeted(socket.into(), limit)
     }

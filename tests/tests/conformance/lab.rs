@@ -27,6 +27,12 @@ pub trait Subject {
     /// Opens it in the network namespace of the calling thread, which is the proxy's, and adopts what is there.
     fn open() -> Result<Box<dyn Datapath>, DatapathError>;
 
+    /// Lets every flow that it has blocked go on, as somebody does who knows the kernel and asks nobody.
+    fn unblock_by_hand(lab: &Lab);
+
+    /// What the kernel holds of flows that are spared or blocked; empty: nothing.
+    fn remains_of_sparing(lab: &Lab) -> String;
+
     /// Why it cannot be held to a test, of which this is the name; `None`: it can, and is.
     fn excuse(_test: &str) -> Option<&'static str> {
         None
@@ -37,6 +43,8 @@ pub struct Lab {
     star: Star,
     pub ip: Ip,
     open: fn() -> Result<Box<dyn Datapath>, DatapathError>,
+    unblock_by_hand: fn(&Self),
+    remains_of_sparing: fn(&Self) -> String,
 }
 
 /// Runs a test of the contract, or skips it by name.
@@ -47,7 +55,7 @@ pub fn prove<S: Subject>(test: &str, ip: Ip, promise: fn(&Lab)) -> Result<()> {
     }
     skip::with_root(test, || {
         S::prepare()?;
-        promise(&Lab { star: Star::new()?, ip, open: S::open });
+        promise(&Lab::new::<S>(ip)?);
         Ok(())
     })
 }
@@ -60,7 +68,7 @@ pub fn prove_ledger<S: Subject>(test: &str, ip: Ip, promise: fn(&mut dyn Ledger,
     }
     skip::with_root(test, || {
         S::prepare()?;
-        let lab = Lab { star: Star::new()?, ip, open: S::open };
+        let lab = Lab::new::<S>(ip)?;
         let datapath = Some(lab.open());
         promise(&mut InKernel { lab, datapath }, ip);
         Ok(())
@@ -75,6 +83,22 @@ impl Deref for Lab {
 }
 
 impl Lab {
+    fn new<S: Subject>(ip: Ip) -> Result<Self> {
+        let star = Star::new()?;
+        let (unblock_by_hand, remains_of_sparing) = (S::unblock_by_hand, S::remains_of_sparing);
+        Ok(Self { star, ip, open: S::open, unblock_by_hand, remains_of_sparing })
+    }
+
+    /// See [`Subject::unblock_by_hand`].
+    pub fn unblock_by_hand(&self) {
+        (self.unblock_by_hand)(self);
+    }
+
+    /// See [`Subject::remains_of_sparing`].
+    pub fn remains_of_sparing(&self) -> String {
+        (self.remains_of_sparing)(self)
+    }
+
     pub fn open(&self) -> Box<dyn Datapath> {
         self.inside(PROXY, self.open).unwrap()
     }

@@ -201,7 +201,6 @@ mod nft {
     conforms!(crate::subjects::Nft);
 }
 
-#[cfg(feature = "ebpf-datapath")]
 mod ebpf {
     conforms!(crate::subjects::Ebpf);
 }
