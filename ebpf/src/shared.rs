@@ -55,6 +55,12 @@ impl<T: Pod> Shared<T> {
         unsafe { self.place(at).read_volatile() }
     }
 
+    /// A copy of one field.
+    pub fn get_field<F: Pod>(&self, at: u32, field: impl FnOnce(*mut T) -> *mut F) -> F {
+        // SAFETY: a field of an element, see above.
+        unsafe { field(self.place(at)).read_volatile() }
+    }
+
     /// Writes an element that no packet looks at.
     pub fn put(&mut self, at: u32, value: T) {
         // SAFETY: as above.
