@@ -20,6 +20,8 @@ pub struct Shared<T> {
 
 // SAFETY: a mapping belongs to the process, not to a thread; access goes by `&mut` where it writes.
 unsafe impl<T: Pod> Send for Shared<T> {}
+// SAFETY: by `&` it is only read, by volatile copies of what others write at any time.
+unsafe impl<T: Pod> Sync for Shared<T> {}
 
 impl<T: Pod> Shared<T> {
     /// Maps all `len` elements of the array.

@@ -32,7 +32,7 @@ use crate::shared::Shared;
 use crate::state::lists;
 use crate::{Error, Pins};
 
-pub(crate) use overheard::{Overheard, Told};
+pub(crate) use overheard::Overheard;
 
 /// The address of a field, without a reference to what others read meanwhile.
 macro_rules! field {

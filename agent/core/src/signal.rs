@@ -1,10 +1,6 @@
 //! What traffic tells of servers, and when that is a reason to ask them. A suspicion hastens the probes and is nothing more:
 //! no verdict depends on it. Clients can go unanswered for many reasons, and only who asks a server himself knows which.
 
-#[cfg(test)]
-#[path = "signal_tests.rs"]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -162,14 +158,7 @@ impl Watch {
 
 impl Heard {
     fn of(told: &Signals, now: Mono) -> Self {
-        Self {
-            life: told.life,
-            since: now,
-            base: told.counts,
-            before: Rise::default(),
-            noticed: None,
-            last_sign: now,
-        }
+        Self { life: told.life, since: now, base: told.counts, before: Rise::default(), noticed: None, last_sign: now }
     }
 
     /// The gravest sign that there is now.
@@ -217,3 +206,7 @@ fn sign(awaited: Option<Duration>, rise: Rise, before: Rise) -> Option<Sign> {
         None
     }
 }
+
+#[cfg(test)]
+#[path = "signal_tests.rs"]
+mod tests;

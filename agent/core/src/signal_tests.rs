@@ -38,7 +38,11 @@ fn only_what_a_healthy_server_does_not_do_is_a_sign() {
             &[(0, |t| awaited(t, 40)), (50, |t| t.awaited = None), (100, |_| {}), (5_000, |_| {})],
             &[],
         ),
-        ("an acknowledgement that takes its time", &[(0, |_| {}), (50, |t| awaited(t, 149)), (100, |t| t.awaited = None)], &[]),
+        (
+            "an acknowledgement that takes its time",
+            &[(0, |_| {}), (50, |t| awaited(t, 149)), (100, |t| t.awaited = None)],
+            &[],
+        ),
         (
             "silence is told once, however long it lasts",
             &[
@@ -52,19 +56,10 @@ fn only_what_a_healthy_server_does_not_do_is_a_sign() {
         ),
         (
             "silence is told again when something was heard in between",
-            &[
-                (0, |t| awaited(t, 150)),
-                (50, |t| t.awaited = None),
-                (550, |_| {}),
-                (700, |t| awaited(t, 150)),
-            ],
+            &[(0, |t| awaited(t, 150)), (50, |t| t.awaited = None), (550, |_| {}), (700, |t| awaited(t, 150))],
             &[(0, Sign::Silence), (700, Sign::Silence)],
         ),
-        (
-            "a refusal",
-            &[(0, |_| {}), (50, |t| (t.counts.syns, t.counts.refused) = (1, 1))],
-            &[(50, Sign::Refusals)],
-        ),
+        ("a refusal", &[(0, |_| {}), (50, |t| (t.counts.syns, t.counts.refused) = (1, 1))], &[(50, Sign::Refusals)]),
         (
             "a server that keeps refusing is asked once for it",
             &[
@@ -83,7 +78,11 @@ fn only_what_a_healthy_server_does_not_do_is_a_sign() {
         ),
         (
             "connections that come and go",
-            &[(0, |_| {}), (50, |t| (t.counts.syns, t.counts.syn_acks) = (5_000, 5_000)), (100, |t| t.counts.resets = 4)],
+            &[
+                (0, |_| {}),
+                (50, |t| (t.counts.syns, t.counts.syn_acks) = (5_000, 5_000)),
+                (100, |t| t.counts.resets = 4),
+            ],
             &[],
         ),
         (
@@ -103,11 +102,7 @@ fn only_what_a_healthy_server_does_not_do_is_a_sign() {
             &[(0, |_| {}), (500, |t| t.counts.data_again = 2), (900, |t| t.counts.data_again = 12)],
             &[(900, Sign::Retransmissions)],
         ),
-        (
-            "resets more and more",
-            &[(0, |_| {}), (200, |t| t.counts.resets = 5)],
-            &[(200, Sign::Resets)],
-        ),
+        ("resets more and more", &[(0, |_| {}), (200, |t| t.counts.resets = 5)], &[(200, Sign::Resets)]),
         (
             "what is graver is told although the lighter was, and not too soon after it",
             &[

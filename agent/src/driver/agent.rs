@@ -25,7 +25,7 @@ use super::operate::remember_operations;
 use super::tasks::{Logins, Tools};
 use super::usage::{self, Watched};
 use super::worker::Worker;
-use super::{severed, watch};
+use super::{severed, signals, watch};
 use crate::clock::Clock;
 use crate::config::{self, AgentConfig, Loaded};
 use crate::hooks::Hooks;
@@ -194,6 +194,7 @@ impl Agent {
         agent.drop_orphans().await;
         watch::start(agent.clone(), notices)?;
         severed::start(agent.clone());
+        signals::start(agent.clone());
         host::start(agent.clone());
         usage::start(agent.clone());
         Ok(agent)

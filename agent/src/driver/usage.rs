@@ -83,7 +83,7 @@ impl Agent {
     }
 
     /// Every listener and its cluster.
-    pub(super) fn listeners(&self) -> BTreeMap<SocketAddr, ClusterName> {
+    pub fn listeners(&self) -> BTreeMap<SocketAddr, ClusterName> {
         let of = |config: &shunt_core::config::ClusterConfig| {
             let name = config.name.clone();
             config.listeners.iter().map(|l| (l.address, name.clone())).collect::<Vec<_>>()

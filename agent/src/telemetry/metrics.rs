@@ -14,9 +14,10 @@ use shunt_core::cluster::ListenerState;
 use shunt_core::config::ListenerRole;
 use shunt_core::operation::{Kind, Outcome};
 
+use super::signals;
 use crate::driver::Agent;
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// What is counted as it happens; everything else is read off the status when somebody asks.
 #[derive(Clone, Debug)]
@@ -211,6 +212,10 @@ pub async fn metrics_text(agent: &Agent) -> String {
     registry.register("listener_connections", "Established connections through the listener", connections);
 
     register_usage(&mut registry, agent).await;
+    if let Some(told) = agent.connect_times().await {
+        let clusters = agent.listeners();
+        signals::register(&mut registry, told, |pair| clusters.get(&pair.listener).map(ToString::to_string));
+    }
 
     let mut text = String::new();
     if let Err(error) = encode(&mut text, &registry) {

@@ -56,8 +56,13 @@ impl Signals {
 
     /// Since when an answer is awaited.
     pub const fn awaited_since(&self) -> Option<u64> {
-        if self.asked > self.heard { Some(self.asked) } else { None }
+        awaited_since(self.asked, self.heard)
     }
+}
+
+/// Since when an answer is awaited.
+pub const fn awaited_since(asked: u64, heard: u64) -> Option<u64> {
+    if asked > heard { Some(asked) } else { None }
 }
 
 /// Whether a packet that wants an answer is the first since the backend was last heard.

@@ -124,7 +124,11 @@ fn data_and_fins_ask_and_are_counted_when_they_come_again_and_bare_acknowledgeme
         Ends::client(&mut lab, "A", 105, b"ct 1select 2select 3")?;
         assert_eq!(counts(&lab), [1, 1, 0, 2, 0, 0], "some of it is new");
         ends.backend(&mut lab, "A", 501, b"")?;
-        assert_eq!(signals(&lab).awaited_since(), None, "that it was received is answer enough: a statement may take long");
+        assert_eq!(
+            signals(&lab).awaited_since(),
+            None,
+            "that it was received is answer enough: a statement may take long"
+        );
         Ends::client(&mut lab, "FA", 125, b"")?;
         Ends::client(&mut lab, "FA", 125, b"")?;
         assert_eq!(counts(&lab), [1, 1, 0, 3, 0, 0]);
@@ -198,7 +202,9 @@ fn a_silent_backend_is_awaited_and_what_clients_send_it_again_is_counted() -> Re
         // Not by its link: the proxy would ask for its neighbour, and keep packets whose sender, being of this very kernel, does
         // not send them again as long as they wait.
         let chain = |hook| {
-            format!("add chain inet silent {hook} {{ type filter hook {hook} priority 0; }}\nadd rule inet silent {hook} meta l4proto tcp drop\n")
+            format!(
+                "add chain inet silent {hook} {{ type filter hook {hook} priority 0; }}\nadd rule inet silent {hook} meta l4proto tcp drop\n"
+            )
         };
         let silent = format!("add table inet silent\n{}{}", chain("input"), chain("output"));
         lab.star.host("db1").nft(&silent)?;
