@@ -132,9 +132,13 @@ impl Probe {
     /// is being asked to hasten, be it while the last round was under way.
     async fn next(&mut self, tick: Tick) -> Result<(), Gone> {
         let from = self.clock.now();
+        let mut is_told = false;
         loop {
-            let is_told = self.cadence.has_changed().map_err(|_| Gone)?;
-            let cadence = *self.cadence.borrow_and_update();
+            let cadence = {
+                let cadence = self.cadence.borrow_and_update();
+                is_told |= cadence.has_changed();
+                *cadence
+            };
             let is_hastened = is_told && cadence == self.known;
             self.known = cadence;
             match (cadence, self.urgent_since) {
@@ -153,7 +157,10 @@ impl Probe {
             let at = self.clock.instant(following(from, every, self.phase)).into();
             tokio::select! {
                 () = sleep_until(at) => return Ok(()),
-                changed = self.cadence.changed() => changed.map_err(|_| Gone)?,
+                changed = self.cadence.changed() => {
+                    changed.map_err(|_| Gone)?;
+                    is_told = true;
+                }
                 () = self.observations.closed() => return Err(Gone),
             }
         }

@@ -256,7 +256,8 @@ fn a_meter_tells_what_traffic_says_of_every_live_pair() -> Result<()> {
         };
         assert_eq!(told(&mut *meter)?, [], "nothing is loaded");
         set(&mut datapath, to(0));
-        lab.star.dial(CLIENT, Ip::V4.listener())?.echo()?;
+        let call = lab.star.dial(CLIENT, Ip::V4.listener())?;
+        call.echo()?;
         let first = told(&mut *meter)?;
         let [signals] = &first[..] else { anyhow::bail!("{first:?}") };
         assert_eq!((signals.listener, signals.backend), (Ip::V4.listener(), Ip::V4.db(0)));
