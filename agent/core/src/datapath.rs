@@ -92,6 +92,12 @@ pub trait Meter: Send {
 
     /// The new connections that each listener refused, by reason, since its mapping was made.
     fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError>;
+
+    /// What became of packets, by a word for each: how many, of all listeners together. Nothing from a datapath that does
+    /// not count that.
+    fn events(&mut self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// How full the kernel's tables are.
