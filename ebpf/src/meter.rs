@@ -150,7 +150,9 @@ impl Meter for EbpfMeter {
         let Some(Readable { counts, .. }) = self.readable() else { return Ok(BTreeMap::new()) };
         let count = |counter: &Counter| {
             let counted = counts.count(*counter);
-            counted.map(|count| (counter.name(), count)).map_err(|error| kernel("read the counters")(io::Error::other(error)))
+            counted
+                .map(|count| (counter.name(), count))
+                .map_err(|error| kernel("read the counters")(io::Error::other(error)))
         };
         Counter::ALL.iter().map(count).collect()
     }

@@ -204,7 +204,7 @@ with_mysql! {
             "table ip other { chain pre { type nat hook prerouting priority -100; tcp dport 3306 dnat to 10.9.9.9:1; }; }",
         )?;
         let report = doctor(&scene)?;
-        ensure!(levels(&report, "eBPF").iter().all(|level| level == "ok"), "{report}");
+        ensure!(levels(&report, "eBPF") == ["ok"] && levels(&report, "eBPF pins") == ["ok"], "{report}");
         ensure!(levels(&report, "capabilities") == ["ok"] && levels(&report, "nftables") == ["ok"], "{report}");
         for check in ["foreign NAT", "conntrack", "rp_filter"] {
             ensure!(levels(&report, check).is_empty(), "{check}: {report}");

@@ -40,6 +40,25 @@ pub struct AgentConfig {
     pub hooks: Hooks,
 }
 
+/// What an agent without a file is told, but for its password.
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            datapath: DatapathKind::Nft,
+            interfaces: Vec::new(),
+            pins: DEFAULT_PINS.into(),
+            max_flows: DEFAULT_MAX_FLOWS,
+            table: DEFAULT_TABLE.into(),
+            http: Some(DEFAULT_HTTP),
+            lease: None,
+            dc: None,
+            probe: ProbeConfig::default(),
+            credentials: BTreeMap::new(),
+            hooks: Hooks::default(),
+        }
+    }
+}
+
 impl AgentConfig {
     /// Whether the two are the same in what is read only when the agent starts.
     pub fn runs_as(&self, other: &Self) -> bool {
@@ -137,19 +156,7 @@ impl PasswordFolders<'_> {
 pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> AgentDraft {
     let document = page.parse(text);
     let mut top = Section::new(&page, "the file", page.top(), &document);
-    let mut config = AgentConfig {
-        datapath: DatapathKind::Nft,
-        interfaces: Vec::new(),
-        pins: DEFAULT_PINS.into(),
-        max_flows: DEFAULT_MAX_FLOWS,
-        table: DEFAULT_TABLE.into(),
-        http: Some(DEFAULT_HTTP),
-        lease: None,
-        dc: None,
-        probe: ProbeConfig::default(),
-        credentials: BTreeMap::new(),
-        hooks: Hooks::default(),
-    };
+    let mut config = AgentConfig::default();
     if let Some(section) = top.section("agent") {
         read_agent(section, &mut config);
     }
@@ -194,10 +201,9 @@ fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
     if let Some(value) = &datapath {
         chosen = value.choice(&[("nft", DatapathKind::Nft), ("ebpf", DatapathKind::Ebpf)]);
         if chosen == Some(DatapathKind::Ebpf) && !cfg!(feature = "ebpf") {
-            value.complain(
-                Complaint::new("this shunt is built without the eBPF datapath")
-                    .hint("write \"nft\", or install a build with it: shunt never falls back to another datapath by itself"),
-            );
+            value.complain(Complaint::new("this shunt is built without the eBPF datapath").hint(
+                "write \"nft\", or install a build with it: shunt never falls back to another datapath by itself",
+            ));
         }
         config.datapath = chosen.unwrap_or(config.datapath);
     }

@@ -111,7 +111,8 @@ fn failed(place: &Place, source: DatapathError) -> OpenError {
     OpenError {
         what: format!("{place} is in force still, and cannot be taken away"),
         source,
-        hint: "two datapaths must not be in force: stop whoever uses it, and have it taken away by `shunt purge`".to_owned(),
+        hint: "two datapaths must not be in force: stop whoever uses it, and have it taken away by `shunt purge`"
+            .to_owned(),
     }
 }
 

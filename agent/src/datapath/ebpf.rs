@@ -48,7 +48,8 @@ pub fn in_bpf_file_system(pins: &Path) -> Result<(), DatapathError> {
 /// The names of the interfaces that there are.
 pub fn interfaces() -> Result<BTreeSet<String>, DatapathError> {
     let listed = if_nameindex();
-    let there = listed.map_err(|error| DatapathError::Kernel { what: "list the interfaces".to_owned(), source: error.into() })?;
+    let there = listed
+        .map_err(|error| DatapathError::Kernel { what: "list the interfaces".to_owned(), source: error.into() })?;
     Ok(there.iter().filter_map(|one| one.name().to_str().ok().map(str::to_owned)).collect())
 }
 

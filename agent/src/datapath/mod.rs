@@ -3,7 +3,7 @@
 
 mod change;
 #[cfg(feature = "ebpf")]
-mod ebpf;
+pub mod ebpf;
 #[cfg(not(feature = "ebpf"))]
 #[path = "without_ebpf.rs"]
 mod ebpf;

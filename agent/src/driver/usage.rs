@@ -157,16 +157,23 @@ impl Raised {
     }
 
     /// What was not raised before.
-    fn news(&self, before: &Self, datapath: DatapathKind, usage: &Usage) -> Vec<(Option<SocketAddr>, AlarmKind, String)> {
-        let new = Self {
-            table: self.table && !before.table,
-            ports: self.ports.difference(&before.ports).copied().collect(),
-        };
+    fn news(
+        &self,
+        before: &Self,
+        datapath: DatapathKind,
+        usage: &Usage,
+    ) -> Vec<(Option<SocketAddr>, AlarmKind, String)> {
+        let new =
+            Self { table: self.table && !before.table, ports: self.ports.difference(&before.ports).copied().collect() };
         new.alarms(datapath, usage).map(|(backend, alarm)| (backend, alarm.kind, alarm.message)).collect()
     }
 
     /// The alarms, and the backend that each is about.
-    fn alarms<'a>(&'a self, datapath: DatapathKind, usage: &'a Usage) -> impl Iterator<Item = (Option<SocketAddr>, Alarm)> + 'a {
+    fn alarms<'a>(
+        &'a self,
+        datapath: DatapathKind,
+        usage: &'a Usage,
+    ) -> impl Iterator<Item = (Option<SocketAddr>, Alarm)> + 'a {
         let table = self.table.then(|| (None, filling(datapath, usage)));
         let ports = usage.ports.iter().filter(|port| self.ports.contains(&key(port)));
         table.into_iter().chain(
@@ -236,7 +243,8 @@ mod tests {
         assert_eq!(alarms, [one]);
         let second = usage(0, &[(one, 42_000), (two, 60_000)]);
         let later = raised.clone().after(&second);
-        let news: Vec<_> = later.news(&raised, Nft, &second).into_iter().map(|(backend, ..)| backend.unwrap()).collect();
+        let news: Vec<_> =
+            later.news(&raised, Nft, &second).into_iter().map(|(backend, ..)| backend.unwrap()).collect();
         assert_eq!(news, [two.parse().unwrap()], "the first is still above the lower mark, which is no news");
         assert_eq!(later.alarms(Nft, &second).count(), 2);
         assert_eq!(later.after(&usage(0, &[])), Raised::default(), "flows that are gone take no ports");

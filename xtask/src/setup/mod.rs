@@ -141,8 +141,11 @@ impl Missing {
             println!("  {:<14} links the eBPF programs (two minutes, once)", "bpf-linker");
         }
         if let Some(reason) = &self.bpf.unavailable {
-            let asks = if self.bpf.asks_anew() { ", unless apt's lists are only old (they are refreshed first)" } else { "" };
-            println!("not to be had here{asks}, and needed for the eBPF datapath (--no-default-features builds without):");
+            let asks =
+                if self.bpf.asks_anew() { ", unless apt's lists are only old (they are refreshed first)" } else { "" };
+            println!(
+                "not to be had here{asks}, and needed for the eBPF datapath (--no-default-features builds without):"
+            );
             println!("  {reason}");
         }
     }

@@ -70,7 +70,8 @@ fn the_ebpf_datapath_is_told_where_and_how_large_it_is() {
     let usual = usual.agent.expect("the agent's file");
     assert_eq!((usual.datapath, usual.max_flows, usual.interfaces.len()), (DatapathKind::Ebpf, 1_000_000, 0));
     assert_eq!(usual.pins.to_str(), Some("/sys/fs/bpf/shunt"));
-    let told = read("interfaces = [\"eth0\"]\npins = \"/run/bpf/x\"\nmax_flows = 5_000\n").agent.expect("the agent's file");
+    let told =
+        read("interfaces = [\"eth0\"]\npins = \"/run/bpf/x\"\nmax_flows = 5_000\n").agent.expect("the agent's file");
     assert_eq!((told.max_flows, told.interfaces), (5_000, vec!["eth0".to_owned()]));
     assert_eq!(told.pins.to_str(), Some("/run/bpf/x"));
 }
