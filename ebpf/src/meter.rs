@@ -150,6 +150,17 @@ impl Meter for EbpfMeter {
         Ok(Usage { flows, flows_max: table.room(), turned_away, ports })
     }
 
+    fn events(&mut self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        let Some(Readable { counts, .. }) = self.readable() else { return Ok(BTreeMap::new()) };
+        let count = |counter: &Counter| {
+            let counted = counts.count(*counter);
+            counted
+                .map(|count| (counter.name(), count))
+                .map_err(|error| kernel("read the counters")(io::Error::other(error)))
+        };
+        Counter::ALL.iter().map(count).collect()
+    }
+
     fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
         let Some(Readable { tallies, .. }) = self.readable() else { return Ok(BTreeMap::new()) };
         let told = tallies.all().map_err(|error| kernel("read the listeners")(io::Error::other(error)))?;

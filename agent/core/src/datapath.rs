@@ -104,6 +104,12 @@ pub trait Meter: Send {
     fn connect_times(&mut self) -> Result<Vec<ConnectTimes>, DatapathError> {
         Err(DatapathError::Unsupported("this datapath tells no signals of traffic".to_owned()))
     }
+
+    /// What became of packets, by a word for each: how many, of all listeners together. Nothing from a datapath that does
+    /// not count that.
+    fn events(&mut self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// How full the kernel's tables are.
