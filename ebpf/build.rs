@@ -1,4 +1,5 @@
-//! Builds the programs and hands their object to the crate, which carries it within.
+//! Builds the programs and hands their object to the crate, which carries it within; and that of the benchmark's floor to
+//! the example `drive`.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -22,6 +23,10 @@ fn embed(here: &Path, out: &Path) -> Result<(), String> {
     // target/debug/build/shunt-ebpf-…/out: beside the profiles, so that all of them share one core library. Cargo holds
     // no lock on it.
     let target = out.ancestors().nth(4).ok_or_else(|| format!("{} is in no target folder", out.display()))?;
-    let object = shunt_ebpf_build::build(&toolchain, &here.join("programs"), &target.join("bpf"))?;
-    fs::copy(&object, out.join("programs")).map(drop).map_err(|error| format!("{}: {error}", object.display()))
+    let objects = shunt_ebpf_build::build(&toolchain, &here.join("programs"), &target.join("bpf"))?;
+    for (object, name) in [("shunt-ebpf-programs", "programs"), ("floor", "floor")] {
+        let object = objects.join(object);
+        fs::copy(&object, out.join(name)).map_err(|error| format!("{}: {error}", object.display()))?;
+    }
+    Ok(())
 }

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
 use shunt_core::flow::Tuple;
@@ -36,6 +36,9 @@ use crate::{Error, Object, Pins, Size, Tables, clock, ends, grace};
 
 const NAME: &str = "the eBPF datapath";
 
+/// Short, because ports are needed again.
+const CLOSED: Duration = Duration::from_secs(10);
+
 /// How to open the datapath.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -45,11 +48,13 @@ pub struct Options {
     pub size: Size,
     /// Where clients and servers are; empty: every interface that the host routes by, those that come later included.
     pub interfaces: Vec<String>,
+    /// How long the entries of a connection stay that is over: its end may be said twice when it gets lost.
+    pub closed: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pins: "/sys/fs/bpf/shunt".into(), size: Size::default(), interfaces: Vec::new() }
+        Self { pins: "/sys/fs/bpf/shunt".into(), size: Size::default(), interfaces: Vec::new(), closed: CLOSED }
     }
 }
 
@@ -133,7 +138,7 @@ impl EbpfDatapath {
         if self.loaded.is_some() {
             return Ok(());
         }
-        let (folder, size) = (&self.folder, self.options.size);
+        let (folder, size, closed) = (&self.folder, self.options.size, self.options.closed);
         let loaded = self.namespace.inside(|| -> Result<Loaded, DatapathError> {
             let mut object = Object::load(Pins::at(folder)?, size)?;
             let mut tables = object.tables()?;
@@ -145,7 +150,7 @@ impl EbpfDatapath {
                 tables,
                 slots,
                 severer,
-                collector: Collector::default(),
+                collector: Collector::new(closed),
                 lent: Lent::default(),
                 next_list: 1,
             })

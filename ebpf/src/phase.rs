@@ -28,15 +28,12 @@ pub fn seen(flow: &Both) -> u64 {
 }
 
 /// How long nothing is said before the flow is forgotten, in nanoseconds: as long as conntrack waits by default
-/// (nf_conntrack_tcp_timeout_*), but for flows that are over: their ports are needed again.
-pub fn patience(flow: &Both) -> u64 {
+/// (nf_conntrack_tcp_timeout_*), but for flows that are over (`closed`): their ports are needed again.
+pub fn patience(flow: &Both, closed: Duration) -> u64 {
     nanoseconds(match phase(flow) {
-        None => CLOSED,
+        None => closed,
         Some(Phase::Opening) => Duration::from_secs(60),
         Some(Phase::Closing) => Duration::from_secs(120),
         Some(Phase::Established) => Duration::from_secs(5 * 86_400),
     })
 }
-
-/// The shortest of them: the end of a connection may be said twice when it gets lost.
-pub const CLOSED: Duration = Duration::from_secs(10);

@@ -63,7 +63,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Builds the programs; where their object is. `target` is a folder that is kept: the core library is compiled into it
+/// Builds the programs; the folder of their objects. `target` is a folder that is kept: the core library is compiled into it
 /// once, which takes most of a minute. Cargo itself rebuilds only what has changed.
 pub fn build(toolchain: &Toolchain, programs: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -86,7 +86,7 @@ pub fn build(toolchain: &Toolchain, programs: &Path, target: &Path) -> Result<Pa
             String::from_utf8_lossy(&output.stderr)
         ));
     }
-    Ok(target.join(TRIPLE).join("release").join("shunt-ebpf-programs"))
+    Ok(target.join(TRIPLE).join("release"))
 }
 
 /// Little-endian BPF, as all machines are that shunt is built for.

@@ -10,5 +10,6 @@ mod lab;
 mod loading;
 mod local;
 mod packets;
+mod routing;
 mod signals;
 mod verifier;

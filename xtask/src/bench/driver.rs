@@ -1,8 +1,9 @@
-//! The datapath, driven by hand through the rules crate's example `drive`: this program links no crate of the product.
+//! A datapath, driven by hand through the ebpf crate's example `bench`: this program links no crate of the product.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,14 +12,39 @@ use shunt_tests::{Host, Process};
 
 use crate::cargo;
 
-/// Builds the example; where it is.
+/// Builds the example, which has both datapaths and the benchmarks of the product's own parts; where it is.
 pub fn build() -> Result<std::path::PathBuf> {
-    println!("  building the datapath");
-    cargo::run(&["build", "--release", "--package", "shunt-rules", "--example", "drive"])?;
-    Ok(cargo::target()?.join("release/examples/drive"))
+    println!("  building the datapaths");
+    cargo::run(&["build", "--release", "--package", "shunt-ebpf", "--example", "bench"])?;
+    Ok(cargo::target()?.join("release/examples/bench"))
 }
 
-/// A datapath on one host. Its table goes when it ends, or with the host.
+/// What carries the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    Nft,
+    Ebpf,
+}
+
+impl Datapath {
+    pub const BOTH: [Self; 2] = [Self::Nft, Self::Ebpf];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Ebpf => "ebpf",
+        }
+    }
+
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Nft => "shunt-nft",
+            Self::Ebpf => "shunt-ebpf",
+        }
+    }
+}
+
+/// A datapath on one host. What it made goes when it ends, or with the host.
 pub struct Driver {
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -43,8 +69,20 @@ pub struct Severed {
 }
 
 impl Driver {
-    pub fn start(program: &std::path::Path, host: &Host) -> Result<Self> {
+    pub fn start(program: &Path, datapath: Datapath, host: &Host) -> Result<Self> {
+        Self::spawn(program, datapath.name(), host)
+    }
+
+    /// The floor: carries this client's connections to this server, all of them, and can do nothing else.
+    pub fn floor(program: &Path, host: &Host, client: &Host, server: &Host) -> Result<Self> {
+        let mut driver = Self::spawn(program, "floor", host)?;
+        driver.ask(&format!("carry {} {}", neighbour(client)?, neighbour(server)?))?;
+        Ok(driver)
+    }
+
+    fn spawn(program: &Path, what: &str, host: &Host) -> Result<Self> {
         let mut command = host.ns().command(program)?;
+        command.args(["drive", what]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Process::spawn_as_is("the datapath", command, None)?;
         let orders = process.take_stdin().context("the datapath has no stdin")?;
@@ -112,4 +150,12 @@ impl Driver {
         }
         serde_json::from_str(&line).with_context(|| format!("the datapath said: {line}"))
     }
+}
+
+/// A host's address on the link, and its hardware's, as the example takes them.
+pub fn neighbour(host: &Host) -> Result<String> {
+    let text = host.ns().run("ip", &["-oneline", "link", "show", "dev", "eth0"])?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
+    let mac = words.nth(1).with_context(|| format!("no hardware address in {text}"))?;
+    Ok(format!("{}={mac}", host.v4()))
 }

@@ -5,6 +5,7 @@ mod agent;
 mod datapath;
 mod driver;
 mod failover;
+mod flows;
 mod follow;
 mod machine;
 mod moment;
@@ -23,8 +24,10 @@ use crate::{cargo, root};
 
 #[derive(clap::Subcommand)]
 pub enum Bench {
-    /// One swap's kernel transaction with 10, 1,000 and 10,000 mappings; cold start
-    Swap(Output),
+    /// One swap with 10, 1,000 and 10,000 mappings, by either datapath; cold start
+    Swap(swap::Args),
+    /// What a flow costs shunt-ebpf with a thousand of them and with a million, and the memory of its maps
+    Flows(Output),
     /// What the way through a proxy costs: direct, NAT without shunt, shunt, HAProxy, MySQL Router
     Datapath(datapath::Args),
     /// When the ends of 1, 1,000 and 10,000 connections close after a swap; what reaches the old server after it
@@ -59,7 +62,8 @@ impl Output {
 
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
-        Bench::Swap(output) => swap::run(output),
+        Bench::Swap(args) => swap::run(args),
+        Bench::Flows(output) => flows::run(output),
         Bench::Datapath(args) => datapath::run(args),
         Bench::Sever(args) => sever::run(args),
         Bench::Storm(args) => storm::run(args),

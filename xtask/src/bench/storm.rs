@@ -14,7 +14,7 @@ use super::agent::cpu_time;
 use super::datapath::load::{ask, connect};
 use super::datapath::service::Service;
 use super::datapath::way::{forget_closed_soon, ready_for_many};
-use super::driver::{self, Driver};
+use super::driver::{self, Datapath, Driver};
 use super::machine::Machine;
 use super::{Output, prepare, quantile};
 use crate::setup::Needs;
@@ -81,7 +81,7 @@ impl Storm {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    prepare(&Needs { lab: true, ..Needs::default() })?;
+    prepare(&Needs { lab: true, bpf: true, ..Needs::default() })?;
     let program = driver::build()?;
     let machine = Machine::look()?;
     println!("  {machine}");
@@ -95,7 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
     let ports = FIRST_PORT..FIRST_PORT + LISTENERS;
     let _services =
         ports.clone().map(|port| Service::start(&server, server.at(port), 1)).collect::<Result<Vec<_>>>()?;
-    let mut driver = Driver::start(&program, &proxy)?;
+    let mut driver = Driver::start(&program, Datapath::Nft, &proxy)?;
     let (swapped, a, b) = (proxy.at(SWAPPED), server.at(SWAPPED), server.at(SWAPPED + 1));
     let mut mappings: Vec<(SocketAddr, SocketAddr)> =
         ports.clone().map(|port| (proxy.at(port), server.at(port))).collect();

@@ -23,6 +23,10 @@ pub enum Versus {
     WithoutGuard,
     /// shunt and itself.
     Itself,
+    /// shunt-ebpf and the bare map.
+    EbpfBareMap,
+    /// shunt-ebpf and the floor.
+    EbpfFloor,
 }
 
 /// One row through one way: medians of the rounds.
@@ -106,16 +110,16 @@ mod tests {
         let mut figures = Figures::default();
         for (direct, shunt) in [(10.0, 15.0), (100.0, 105.0), (20.0, 26.0)] {
             figures.add(Kind::Direct, Row::Select, Cell { per_second: 1000.0, cpu_us: direct });
-            figures.add(Kind::Shunt, Row::Select, Cell { per_second: 800.0, cpu_us: shunt });
+            figures.add(Kind::ShuntNft, Row::Select, Cell { per_second: 800.0, cpu_us: shunt });
         }
-        let figure = figures.of(Kind::Shunt, Row::Select).expect("it was measured");
+        let figure = figures.of(Kind::ShuntNft, Row::Select).expect("it was measured");
         assert!((figure.added_cpu_us - 5.0).abs() < 1e-9);
         assert!((figure.to_direct - 0.8).abs() < 1e-9);
     }
 
     #[test]
     fn what_was_not_measured_has_no_figure() {
-        assert!(Figures::default().of(Kind::Shunt, Row::Bulk).is_none());
+        assert!(Figures::default().of(Kind::ShuntNft, Row::Bulk).is_none());
         assert!(Figures::default().ratio(Versus::BareMap, Row::Bulk).is_none());
     }
 }

@@ -5,7 +5,7 @@ use super::load::{Row, THREADS};
 use super::report::Report;
 use super::way::{Kind, Way};
 use crate::bench::plot::{
-    self, Anchor, GRID, HEADING, INK, OURS, PLAIN, SMALL, SOFT, Sheet, TITLE, counted, step, thousands,
+    self, Anchor, GRID, HEADING, INK, OURS, OURS_TOO, PLAIN, SMALL, SOFT, Sheet, TITLE, counted, step, thousands,
 };
 use crate::setup::rivals::Rival;
 
@@ -38,7 +38,9 @@ pub fn draw(report: &Report<'_>) -> String {
         counted(report.figures.rounds(), "round")
     );
     sheet.text(24.0, height - 16.0, SMALL, &note);
-    sheet.finish("Operations a second through iptables, nft, shunt, HAProxy and MySQL Router in proportion to direct")
+    sheet.finish(
+        "Operations a second through eBPF, iptables, nft, shunt, HAProxy and MySQL Router in proportion to direct",
+    )
 }
 
 fn colour(kind: Kind) -> &'static str {
@@ -46,7 +48,9 @@ fn colour(kind: Kind) -> &'static str {
         Kind::Direct => INK,
         Kind::Iptables => "#8c959f",
         Kind::BareMap => "#57606a",
-        Kind::Shunt => OURS,
+        Kind::ShuntNft => OURS_TOO,
+        Kind::ShuntEbpf => OURS,
+        Kind::Floor => "#d0d7de",
         Kind::Rival(Rival::Haproxy) => "#d1782f",
         Kind::Rival(Rival::MysqlRouter) => "#e8b98a",
     }
@@ -75,7 +79,7 @@ fn legend(sheet: &mut Sheet, ways: &[&Way]) {
             (x, y) = (24.0, y + 20.0);
         }
         sheet.rectangle(x, y - 10.0, 12.0, 12.0, colour(way.kind));
-        let pen = if way.kind == Kind::Shunt { PLAIN.in_bold() } else { PLAIN };
+        let pen = if way.kind.is_shunt() { PLAIN.in_bold() } else { PLAIN };
         sheet.text(x + 18.0, y, pen, &name);
         x += width;
     }
@@ -93,7 +97,7 @@ fn proportions(sheet: &mut Sheet, report: &Report<'_>, ways: &[&Way]) {
     let group = (WIDTH - LEFT - RIGHT) / Row::ALL.len() as f64;
     for (number, row) in Row::ALL.into_iter().enumerate() {
         let there: Vec<&&Way> = ways.iter().filter(|way| report.figures.of(way.kind, row).is_some()).collect();
-        let bar = 29.0;
+        let bar = 23.0;
         let gap = 4.0;
         let middle = LEFT + group * (number as f64 + 0.5);
         let mut x = middle - (there.len() as f64 * (bar + gap) - gap) / 2.0;
@@ -101,7 +105,7 @@ fn proportions(sheet: &mut Sheet, report: &Report<'_>, ways: &[&Way]) {
             let Some(figure) = report.figures.of(way.kind, row) else { continue };
             let top = BASE - figure.to_direct * ONE;
             sheet.rectangle(x, top, bar, BASE - top, colour(way.kind));
-            let pen = if way.kind == Kind::Shunt { PLAIN.in_bold() } else { SMALL };
+            let pen = if way.kind.is_shunt() { PLAIN.in_bold() } else { SMALL };
             let pen = plot::Pen { size: 11.0, ..pen }.anchored(Anchor::Middle);
             sheet.text(x + bar / 2.0, top - 4.0, pen, &format!("{:.2}", figure.to_direct));
             x += bar + gap;
@@ -129,7 +133,7 @@ fn added(sheet: &mut Sheet, report: &Report<'_>, ways: &[&Way], top: f64) {
     }
     for (number, way) in ways.iter().enumerate() {
         let y = top + number as f64 * BAR_STEP;
-        let pen = if way.kind == Kind::Shunt { PLAIN.in_bold() } else { PLAIN };
+        let pen = if way.kind.is_shunt() { PLAIN.in_bold() } else { PLAIN };
         sheet.text(FROM - 10.0, y + 13.0, pen.anchored(Anchor::End), way.kind.title());
         if let Some(us) = of(way) {
             sheet.rectangle(FROM, y, us * scale, BAR, colour(way.kind));

@@ -35,7 +35,13 @@ impl Report<'_> {
         self.ratios(Versus::Itself, "the same for shunt-nft and itself: what such a measurement can tell apart");
         self.ratios(Versus::BareMap, "shunt-nft / bare nft map on a host of its own, with other connections each time");
         self.ratios(Versus::AnotherBareMap, "the same for one bare nft map and another");
-        self.against_haproxy();
+        self.ratios(
+            Versus::EbpfBareMap,
+            "shunt-ebpf / bare nft map (promised: 1.1 at least in request and reply, connect, and bulk)",
+        );
+        self.ratios(Versus::EbpfFloor, "shunt-ebpf / floor: what is left is what its promises cost");
+        self.of_ebpf();
+        self.of_nft();
         println!(
             "\n  direct goes over the same LAN without a proxy. Every other way has a proxy host of its own, all made alike.\n  \
              shunt-nft is the datapath alone, with the table that the agent keeps; nothing probes meanwhile.\n  \
@@ -63,6 +69,9 @@ impl Report<'_> {
     }
 
     fn ratios(&self, versus: Versus, title: &str) {
+        if self.figures.ratio(versus, Row::Select).is_none() {
+            return;
+        }
         println!("\n  {title}");
         println!("  {:<28}{:>18}{:>12}{:>24}", "", "ratio of medians", "median", "middle half of pairs");
         for row in Row::ALL {
@@ -87,15 +96,38 @@ impl Report<'_> {
         Value::Object(each.collect())
     }
 
-    fn against_haproxy(&self) {
+    fn of_nft(&self) {
         let of = |kind| self.figures.of(kind, Row::Select);
-        if let (Some(shunt), Some(haproxy)) = (of(Kind::Shunt), of(Kind::Rival(Rival::Haproxy))) {
+        if let (Some(shunt), Some(haproxy)) = (of(Kind::ShuntNft), of(Kind::Rival(Rival::Haproxy))) {
             println!(
-                "\n  point selects: {:.2} times HAProxy's (promised: 1.5 at least); added processor time {:.2} of HAProxy's \
-                 (promised: 0.25 at most)",
+                "\n  point selects by shunt-nft: {:.2} times HAProxy's (promised: 1.5 at least); added processor time {:.2} of \
+                 HAProxy's (promised: 0.25 at most)",
                 shunt.per_second / haproxy.per_second,
                 shunt.added_cpu_us / haproxy.added_cpu_us
             );
+        }
+    }
+
+    fn of_ebpf(&self) {
+        let Some(shunt) = self.figures.of(Kind::ShuntEbpf, Row::Select) else { return };
+        println!("\n  point selects by shunt-ebpf: {:.3} of direct's (promised: 0.90 at least)", shunt.to_direct);
+        if let Some(haproxy) = self.figures.of(Kind::Rival(Rival::Haproxy), Row::Select) {
+            println!("  {:.2} times HAProxy's (promised: 2 at least)", shunt.per_second / haproxy.per_second);
+        }
+        if let Some(bare) = self.figures.of(Kind::BareMap, Row::Select) {
+            println!(
+                "  added processor time: {:.1} µs, {:.2} of the bare map's {:.1} µs (promised: 0.4 at most)",
+                shunt.added_cpu_us,
+                shunt.added_cpu_us / bare.added_cpu_us,
+                bare.added_cpu_us
+            );
+        }
+        for row in [Row::Select, Row::Connect] {
+            let of = |kind| self.figures.of(kind, row);
+            if let (Some(shunt), Some(floor)) = (of(Kind::ShuntEbpf), of(Kind::Floor)) {
+                let (ours, least) = (shunt.added_cpu_us, floor.added_cpu_us);
+                println!("  above the floor, {}: {:.1} µs ({ours:.1} - {least:.1})", row.title(), ours - least);
+            }
         }
     }
 
@@ -126,6 +158,8 @@ impl Report<'_> {
             "ways": self.ways.iter().map(way).collect::<Vec<_>>(),
             "shunt_to_itself_without_guard": self.ratios_json(Versus::WithoutGuard),
             "shunt_to_itself": self.ratios_json(Versus::Itself),
+            "shunt_ebpf_to_bare_map": self.ratios_json(Versus::EbpfBareMap),
+            "shunt_ebpf_to_floor": self.ratios_json(Versus::EbpfFloor),
             "shunt_to_bare_map": self.ratios_json(Versus::BareMap),
             "bare_map_to_another": self.ratios_json(Versus::AnotherBareMap),
             "left_out": skipped,

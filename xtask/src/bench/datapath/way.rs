@@ -13,7 +13,7 @@ use shunt_tests::{Host, Lan, Process, eventually, netns};
 use super::load::{Row, connect};
 use super::select::Selects;
 use super::{MYSQL, TCP};
-use crate::bench::driver::Driver;
+use crate::bench::driver::{Datapath, Driver};
 use crate::setup::rivals::Rival;
 
 /// A way's proxy must serve within this time of its start.
@@ -25,16 +25,21 @@ pub enum Kind {
     Iptables,
     /// The reference: what NAT by a map costs, with nothing else.
     BareMap,
-    Shunt,
+    ShuntNft,
+    /// The least that a tc program can do: fixed addresses, no table.
+    Floor,
+    ShuntEbpf,
     Rival(Rival),
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
+        Self::Floor,
+        Self::ShuntEbpf,
         Self::Iptables,
         Self::BareMap,
-        Self::Shunt,
+        Self::ShuntNft,
         Self::Rival(Rival::Haproxy),
         Self::Rival(Rival::MysqlRouter),
     ];
@@ -44,7 +49,9 @@ impl Kind {
             Self::Direct => "direct",
             Self::Iptables => "iptables, DNAT + MASQUERADE",
             Self::BareMap => "bare nft map",
-            Self::Shunt => "shunt-nft",
+            Self::ShuntNft => "shunt-nft",
+            Self::Floor => "floor: fixed, by eBPF",
+            Self::ShuntEbpf => "shunt-ebpf",
             Self::Rival(Rival::Haproxy) => "HAProxy, tcp mode",
             Self::Rival(Rival::MysqlRouter) => "MySQL Router, passthrough",
         }
@@ -55,10 +62,16 @@ impl Kind {
             Self::Direct => "direct",
             Self::Iptables => "iptables",
             Self::BareMap => "bare_map",
-            Self::Shunt => "shunt_nft",
+            Self::ShuntNft => "shunt_nft",
+            Self::Floor => "floor",
+            Self::ShuntEbpf => "shunt_ebpf",
             Self::Rival(Rival::Haproxy) => "haproxy",
             Self::Rival(Rival::MysqlRouter) => "mysql_router",
         }
+    }
+
+    pub const fn is_shunt(self) -> bool {
+        matches!(self, Self::ShuntNft | Self::ShuntEbpf)
     }
 
     pub fn carries(self, row: Row) -> bool {
@@ -95,11 +108,14 @@ impl Way {
         } else {
             let host = lan.host(kind.key(), number)?;
             ready_for_many(&host)?;
+            if kind == Kind::ShuntEbpf {
+                leave_ports(&host)?;
+            }
             host.forward()?;
             // First, for it knows best why there is none.
             let version = version(kind, &host)?;
-            let running = lead(kind, &host, server, driver)?;
-            if matches!(kind, Kind::Iptables | Kind::BareMap | Kind::Shunt) {
+            let running = lead(kind, &host, client, server, driver)?;
+            if matches!(kind, Kind::Iptables | Kind::BareMap | Kind::ShuntNft) {
                 forget_closed_soon(&host)?;
             }
             Self { kind, version, address: host.v4(), running, host: Some(host) }
@@ -144,12 +160,12 @@ fn version(kind: Kind, host: &Host) -> Result<Option<String>> {
             text.split_whitespace().nth(1).map(|word| word.trim_start_matches('v').to_owned())
         }
         Kind::Rival(rival) => Some(rival.version()?),
-        Kind::Direct | Kind::BareMap | Kind::Shunt => None,
+        Kind::Direct | Kind::BareMap | Kind::ShuntNft | Kind::Floor | Kind::ShuntEbpf => None,
     })
 }
 
 /// Has the proxy's host lead both ports to the server.
-fn lead(kind: Kind, host: &Host, server: &Host, driver: &Path) -> Result<Running> {
+fn lead(kind: Kind, host: &Host, client: &Host, server: &Host, driver: &Path) -> Result<Running> {
     let (here, there) = (host.v4(), server.v4());
     match kind {
         Kind::Direct => {}
@@ -170,8 +186,13 @@ fn lead(kind: Kind, host: &Host, server: &Host, driver: &Path) -> Result<Running
                 chain postrouting {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}
             }}"
         ))?,
-        Kind::Shunt => {
-            let mut driver = Driver::start(driver, host)?;
+        Kind::Floor => {
+            let driver = Driver::floor(driver, host, client, server)?;
+            return Ok(Running { driver: Some(driver), ..Running::default() });
+        }
+        Kind::ShuntNft | Kind::ShuntEbpf => {
+            let datapath = if kind == Kind::ShuntNft { Datapath::Nft } else { Datapath::Ebpf };
+            let mut driver = Driver::start(driver, datapath, host)?;
             driver.lead(&[MYSQL, TCP].map(|port| (host.at(port), server.at(port))))?;
             return Ok(Running { driver: Some(driver), ..Running::default() });
         }
@@ -203,6 +224,11 @@ fn start(rival: Rival, host: &Host, server: &Host) -> Result<Running> {
 pub fn ready_for_many(host: &Host) -> Result<()> {
     host.ns().sysctl("ipv4/ip_local_port_range", "1024 65535")?;
     host.ns().sysctl("ipv4/tcp_tw_reuse", "1")
+}
+
+/// shunt-ebpf gives its flows the ports that the host does not keep for its own clients, of which there are few here.
+fn leave_ports(host: &Host) -> Result<()> {
+    host.ns().sysctl("ipv4/ip_local_port_range", "1024 1151")
 }
 
 /// The same for the ports that NAT gives out. Conntrack must have been put to use before, or there is no such setting.

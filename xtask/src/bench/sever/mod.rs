@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit};
 use shunt_tests::{Host, Lan};
 
-use super::driver::{self, Driver};
+use super::driver::{self, Datapath, Driver};
 use super::machine::Machine;
 use super::{Output, prepare};
 use crate::setup::Needs;
@@ -99,7 +99,7 @@ struct Stage {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    prepare(&Needs { lab: true, ..Needs::default() })?;
+    prepare(&Needs { lab: true, bpf: true, ..Needs::default() })?;
     let program = driver::build()?;
     let most = args.connections.iter().copied().max().context("no number of connections")?;
     make_room(most)?;
@@ -130,7 +130,7 @@ impl Stage {
         let [old, new] = [lan.host("old", 11)?, lan.host("new", 12)?];
         client.ns().sysctl("ipv4/ip_local_port_range", "1024 65535")?;
         proxy.forward()?;
-        let driver = Driver::start(program, &proxy)?;
+        let driver = Driver::start(program, Datapath::Nft, &proxy)?;
         Ok(Self { driver, client, proxy, old, new, _lan: lan })
     }
 

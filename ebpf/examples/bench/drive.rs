@@ -1,55 +1,65 @@
-//! The datapath driven by hand, for benchmarks: an order a line on stdin, an answer a line of JSON on stdout.
-//!
-//! Works in the network namespace that it is run in, which should be one made for it. At the end of its input it takes
-//! its table out of the kernel. Moments are nanoseconds of CLOCK_MONOTONIC, so that other processes of the machine can
-//! compare them with their own.
+//! A datapath driven by hand, whichever it is: an order a line on stdin, an answer a line of JSON on stdout. Moments are
+//! nanoseconds of CLOCK_MONOTONIC, so that other processes of the machine can compare them with their own.
 //!
 //! ```text
 //! lead LISTENER=BACKEND …              one change: each listener leads to its backend
 //! swap LISTENER A B EVERY_MS COUNT     moves one listener from one backend to the other and back, COUNT times
 //! severed                              what has been severed since this was last asked
-//! repair                               puts back what somebody took out of the table
+//! repair                               puts back what somebody took away
 //! ```
-#![allow(clippy::print_stdout, reason = "its answers go there")]
 
-use std::error::Error;
 use std::io::BufRead as _;
 use std::net::SocketAddr;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
-use shunt_core::datapath::{Applied, Change, Datapath as _};
+use shunt_core::datapath::{Applied, Change, Datapath};
 use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
-use shunt_rules::{NftDatapath, Options};
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use crate::Outcome;
 
-fn main() -> Outcome<()> {
-    let mut datapath = NftDatapath::open(Options::default())?;
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let answer = match words.as_slice() {
-            ["lead", pairs @ ..] => lead(&mut datapath, pairs)?,
-            ["swap", listener, a, b, every, count] => {
-                let backends = [a.parse()?, b.parse()?];
-                let every = Duration::from_millis(every.parse()?);
-                swap(&mut datapath, listener.parse()?, backends, every, count.parse()?)?
+/// How often the agent calls a datapath's upkeep.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// Carries out orders to the end of the input.
+pub fn serve(datapath: &mut dyn Datapath) -> Outcome<()> {
+    let (told, orders) = mpsc::channel();
+    thread::spawn(move || std::io::stdin().lock().lines().try_for_each(|line| told.send(line)));
+    let mut due = Instant::now() + UPKEEP;
+    loop {
+        match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            Ok(line) => println!("{}", carried_out(datapath, &line?)?),
+            Err(RecvTimeoutError::Timeout) => {
+                datapath.upkeep()?;
+                due = Instant::now() + UPKEEP;
             }
-            ["severed"] => severed(&mut datapath),
-            ["repair"] => format!("{{\"repaired\":{}}}", datapath.reconcile()?.len()),
-            _ => return Err(format!("not an order: {line}").into()),
-        };
-        println!("{answer}");
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
     }
     datapath.purge()?;
     Ok(())
 }
 
-fn lead(datapath: &mut NftDatapath, pairs: &[&str]) -> Outcome<String> {
+fn carried_out(datapath: &mut dyn Datapath, order: &str) -> Outcome<String> {
+    let words: Vec<&str> = order.split_whitespace().collect();
+    match words.as_slice() {
+        ["lead", pairs @ ..] => lead(datapath, pairs),
+        ["swap", listener, a, b, every, count] => {
+            let backends = [a.parse()?, b.parse()?];
+            let every = Duration::from_millis(every.parse()?);
+            swap(datapath, listener.parse()?, backends, every, count.parse()?)
+        }
+        ["severed"] => Ok(severed(datapath)),
+        ["repair"] => Ok(format!("{{\"repaired\":{}}}", datapath.reconcile()?.len())),
+        _ => Err(format!("not an order: {order}").into()),
+    }
+}
+
+fn lead(datapath: &mut dyn Datapath, pairs: &[&str]) -> Outcome<String> {
     let mut set = Vec::new();
     for pair in pairs {
         let (listener, backend) = pair.split_once('=').ok_or_else(|| format!("not LISTENER=BACKEND: {pair}"))?;
@@ -66,7 +76,7 @@ fn lead(datapath: &mut NftDatapath, pairs: &[&str]) -> Outcome<String> {
 }
 
 fn swap(
-    datapath: &mut NftDatapath,
+    datapath: &mut dyn Datapath,
     listener: SocketAddr,
     backends: [SocketAddr; 2],
     every: Duration,
@@ -92,7 +102,7 @@ fn quantiles(mut times: Vec<Duration>) -> String {
     format!("{{\"median_ns\":{},\"p99_ns\":{},\"max_ns\":{}}}", ns(0.5), ns(0.99), ns(1.0))
 }
 
-fn severed(datapath: &mut NftDatapath) -> String {
+fn severed(datapath: &mut dyn Datapath) -> String {
     let all: Vec<String> = datapath
         .severed()
         .iter()
@@ -118,7 +128,7 @@ struct Timed {
 }
 
 impl Timed {
-    fn apply(datapath: &mut NftDatapath, set: Vec<Mapping>) -> Outcome<Self> {
+    fn apply(datapath: &mut dyn Datapath, set: Vec<Mapping>) -> Outcome<Self> {
         let change = Change { set, remove: Vec::new() };
         let began = now()?;
         let applied = datapath.apply(&change)?;
