@@ -75,6 +75,7 @@ pub(super) fn open(settings: &AgentConfig) -> Result<Box<dyn Datapath>, OpenErro
         pins: settings.pins.clone(),
         size: Size { flows: settings.max_flows, ..Size::default() },
         interfaces: settings.interfaces.clone(),
+        ..Options::default()
     };
     Ok(Box::new(EbpfDatapath::open(options).map_err(refused)?))
 }
