@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use shunt::probe::Cadence;
+use shunt::probe::{self, Cadence};
 use shunt_core::observation::{FailureKind, Outcome, PromoterLock, ServerState};
 use strange::{CAPABILITIES, Observed, handshake, packet, server};
 
@@ -132,6 +132,23 @@ impl Observed {
 async fn a_server_that_is_connected_is_asked_as_soon_as_it_turns_urgent() {
     let mut observed = observe(Fake::default().listen(), false);
     observed.calm().await;
+    observed.cadence.send_replace(Cadence::Urgent);
+    for _ in 0..5 {
+        observed.answer().await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_hastened_asks_once_whatever_the_pace() {
+    let mut observed = observe(Fake::default().listen(), false);
+    observed.calm().await;
+    for _ in 0..3 {
+        probe::hasten(&observed.cadence);
+        observed.answer().await;
+        let more = tokio::time::timeout(Duration::from_millis(300), observed.observations.recv()).await;
+        assert!(more.is_err(), "the next tick is an hour away: {more:?}");
+    }
+    // It is still the pace that changes: this is no hastening.
     observed.cadence.send_replace(Cadence::Urgent);
     for _ in 0..5 {
         observed.answer().await;

@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use shunt_core::datapath::{Applied, Change, Datapath, DatapathError, Drift, Held, Meter, Severed};
@@ -173,6 +173,7 @@ impl EbpfDatapath {
             table: loaded.tables.flow_table(),
             counts: loaded.tables.counts(),
             tallies: loaded.tables.tallies()?,
+            overheard: Arc::new(loaded.tables.overhear()?),
         };
         *self.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(readable);
         self.loaded = Some(loaded);

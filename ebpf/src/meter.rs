@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use shunt_core::datapath::{DatapathError, Meter, PortUse, Refused, Usage};
 use shunt_core::flow::{Flow, FlowFilter, Phase, Traffic, Tuple};
+use shunt_core::signal::{ConnectTimes, Counts as Told, Signals};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::state;
+use shunt_ebpf_common::signal::{Sign, awaited_since};
 use shunt_ebpf_common::tally::Event;
 use shunt_wire::kernel;
 
@@ -18,7 +20,8 @@ use crate::clock;
 use crate::ends;
 use crate::flows::{Both, FlowTable, is_clients};
 use crate::phase::{phase, seen};
-use crate::tables::{Counts, Tallies};
+use crate::socket_address;
+use crate::tables::{Counts, Overheard, Tallies};
 
 /// What there is to read, as long as the programs are loaded.
 #[derive(Clone)]
@@ -26,6 +29,7 @@ pub(crate) struct Readable {
     pub table: FlowTable,
     pub counts: Arc<Counts>,
     pub tallies: Arc<Tallies>,
+    pub overheard: Arc<Overheard>,
 }
 
 /// Where the datapath puts it, and meters find it.
@@ -146,6 +150,17 @@ impl Meter for EbpfMeter {
         Ok(Usage { flows, flows_max: table.room(), turned_away, ports })
     }
 
+    fn events(&mut self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        let Some(Readable { counts, .. }) = self.readable() else { return Ok(BTreeMap::new()) };
+        let count = |counter: &Counter| {
+            let counted = counts.count(*counter);
+            counted
+                .map(|count| (counter.name(), count))
+                .map_err(|error| kernel("read the counters")(io::Error::other(error)))
+        };
+        Counter::ALL.iter().map(count).collect()
+    }
+
     fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError> {
         let Some(Readable { tallies, .. }) = self.readable() else { return Ok(BTreeMap::new()) };
         let told = tallies.all().map_err(|error| kernel("read the listeners")(io::Error::other(error)))?;
@@ -158,6 +173,55 @@ impl Meter for EbpfMeter {
             (listener, refused)
         });
         Ok(refused.collect())
+    }
+
+    fn signals(&mut self, each: &mut dyn FnMut(&Signals)) -> Result<(), DatapathError> {
+        let Some(Readable { overheard, .. }) = self.readable() else { return Ok(()) };
+        let now = clock::now();
+        overheard.each(now, |pair| {
+            each(&Signals {
+                place: pair.slot as usize,
+                life: pair.generation,
+                listener: socket_address(&pair.listener),
+                backend: socket_address(&pair.backend),
+                awaited: awaited_since(pair.asked, pair.heard)
+                    .map(|asked| Duration::from_nanos(now.saturating_sub(asked))),
+                counts: told(&pair.counts),
+            });
+        });
+        Ok(())
+    }
+
+    fn connect_times(&mut self) -> Result<Vec<ConnectTimes>, DatapathError> {
+        let Some(Readable { overheard, .. }) = self.readable() else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        overheard.each(clock::now(), |pair| {
+            let (total, buckets) = overheard.connects(pair.slot);
+            found.push(ConnectTimes {
+                listener: socket_address(&pair.listener),
+                backend: socket_address(&pair.backend),
+                buckets: buckets
+                    .iter()
+                    .enumerate()
+                    .map(|(bits, count)| (Duration::from_micros(1 << bits), *count))
+                    .collect(),
+                total: Duration::from_nanos(total),
+                counts: told(&pair.counts),
+            });
+        });
+        Ok(found)
+    }
+}
+
+fn told(counts: &[u64; Sign::NUMBER]) -> Told {
+    let count = |sign: Sign| counts[sign as usize];
+    Told {
+        syns: count(Sign::Syn),
+        syn_acks: count(Sign::SynAck),
+        syns_again: count(Sign::SynAgain),
+        data_again: count(Sign::DataAgain),
+        refused: count(Sign::Refused),
+        resets: count(Sign::Reset),
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
-use socket2::{Domain, Socket, Type};
 
 const OURS: &str = "/proc/thread-self/ns/net";
 
@@ -19,24 +18,9 @@ impl Namespace {
         File::open(OURS).map(Self)
     }
 
-    /// A number that no other namespace has before the host starts anew (socket(7), SO_NETNS_COOKIE).
+    /// A number that no other namespace has before the host starts anew.
     pub fn cookie(&self) -> io::Result<u64> {
-        self.inside(|| {
-            let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-            let mut cookie = 0_u64;
-            let mut length = size_of::<u64>() as libc::socklen_t;
-            // SAFETY: the pointers are those of `cookie` and its length, which outlive the call.
-            let done = unsafe {
-                libc::getsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    libc::SO_NETNS_COOKIE,
-                    (&raw mut cookie).cast(),
-                    &raw mut length,
-                )
-            };
-            if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-        })?
+        self.inside(shunt_wire::namespace::cookie)?
     }
 
     /// Does `work` in it: on a thread of its own if this one is elsewhere.

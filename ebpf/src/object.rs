@@ -78,6 +78,7 @@ impl Object {
         loader.map_max_entries("MAPPINGS", size.mappings);
         loader.map_max_entries("PAIRS", size.pairs);
         loader.map_max_entries("TALLIES", size.mappings);
+        loader.map_max_entries("SIGNALS", size.pairs);
         for name in MAPS {
             // A map that is pinned there already is taken; otherwise it is made and pinned.
             loader.map_pin_path(name, pins.map(name));

@@ -9,6 +9,9 @@ use crate::{Error, sys};
 /// `statfs(2)`: BPF_FS_MAGIC.
 const BPF_FS: i64 = 0xcafe_4a11;
 
+/// The loopback's number, in every network namespace (net/core/dev.h: LOOPBACK_IFINDEX).
+const LOOPBACK: u32 = 1;
+
 /// One datapath's folder. There is one a network namespace.
 #[derive(Clone, Debug)]
 pub struct Pins(PathBuf);
@@ -90,6 +93,35 @@ impl Pins {
             }
         }
         Ok(())
+    }
+
+    /// Takes away what is pinned in `folder` for network namespaces that are no more, which no agent will come back for.
+    /// What it took.
+    pub fn sweep(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+        let failed = |error| Error::kernel(format!("list {}", folder.display()), error);
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut gone = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let is_cookie = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
+            let pins = Self(entry.path());
+            if is_cookie && pins.is_orphaned() {
+                pins.purge()?;
+                gone.push(pins.0);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Whether its network namespace is gone for certain. A loopback lives as long as its namespace, and any other interface
+    /// may go and come back; so there must be a link of the loopback, and no link may run anywhere. In doubt, it is not.
+    fn is_orphaned(&self) -> bool {
+        let Ok(linked) = self.linked() else { return false };
+        let runs_nowhere = |interface: &u32| matches!(sys::linked_interface(&self.link(*interface)), Ok(0));
+        linked.contains(&LOOPBACK) && linked.iter().all(runs_nowhere)
     }
 
     fn maps(&self) -> PathBuf {

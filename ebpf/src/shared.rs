@@ -20,6 +20,8 @@ pub struct Shared<T> {
 
 // SAFETY: a mapping belongs to the process, not to a thread; access goes by `&mut` where it writes.
 unsafe impl<T: Pod> Send for Shared<T> {}
+// SAFETY: by `&` it is only read, by volatile copies of what others write at any time.
+unsafe impl<T: Pod> Sync for Shared<T> {}
 
 impl<T: Pod> Shared<T> {
     /// Maps all `len` elements of the array.
@@ -53,6 +55,12 @@ impl<T: Pod> Shared<T> {
     pub fn get(&self, at: u32) -> T {
         // SAFETY: place() is within the mapping, and every pattern of bits is a `T`. Programs read at most.
         unsafe { self.place(at).read_volatile() }
+    }
+
+    /// A copy of one field.
+    pub fn get_field<F: Pod>(&self, at: u32, field: impl FnOnce(*mut T) -> *mut F) -> F {
+        // SAFETY: a field of an element, see above.
+        unsafe { field(self.place(at)).read_volatile() }
     }
 
     /// Writes an element that no packet looks at.

@@ -13,8 +13,12 @@ use aya::Pod;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// linux/bpf.h, `enum bpf_link_type`.
+const BPF_LINK_TYPE_TCX: u32 = 11;
 
 /// `union bpf_attr`, of an element.
 #[repr(C)]
@@ -54,6 +58,26 @@ struct Pinned {
 #[repr(C)]
 struct Link {
     link: u32,
+}
+
+/// `union bpf_attr`, of a question about something that is open.
+#[repr(C)]
+struct Question {
+    descriptor: u32,
+    length: u32,
+    answer: u64,
+}
+
+/// `struct bpf_link_info`, of a link by TCX.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    number: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
+    place: u32,
 }
 
 /// `union bpf_attr`, of a batch.
@@ -136,6 +160,16 @@ pub fn step<K: Pod, V: Pod>(map: impl AsFd, from: Option<Place>, keys: &mut [K],
 pub fn detach(path: &Path) -> io::Result<()> {
     let link = pinned(path)?;
     call(BPF_LINK_DETACH, &mut Link { link: link.as_raw_fd() as u32 }).map(drop)
+}
+
+/// The interface that the program of the link pinned there runs on; 0: on none any more.
+pub fn linked_interface(path: &Path) -> io::Result<u32> {
+    let link = pinned(path)?;
+    let mut info = LinkInfo::default();
+    let length = size_of::<LinkInfo>() as u32;
+    let descriptor = link.as_raw_fd() as u32;
+    call(BPF_OBJ_GET_INFO_BY_FD, &mut Question { descriptor, length, answer: (&raw mut info) as u64 })?;
+    if info.kind == BPF_LINK_TYPE_TCX { Ok(info.interface) } else { Err(io::Error::other("it is no link by TCX")) }
 }
 
 /// What is pinned there.

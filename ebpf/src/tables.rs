@@ -1,5 +1,7 @@
 //! What the maps hold, typed, and transactions on it.
 
+mod overheard;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use shunt_ebpf_common::kept::{Frame, PACKET, Piece, SYN};
 use shunt_ebpf_common::mapping::{Mapping, Pair, Versioned, Way};
 use shunt_ebpf_common::note::{Note, Noted, Owner};
 use shunt_ebpf_common::pool::Pool;
+use shunt_ebpf_common::signal::Signals;
 use shunt_ebpf_common::tally::Tally;
 
 use crate::flows::FlowTable;
@@ -29,6 +32,8 @@ use crate::shared::Shared;
 use crate::state::lists;
 use crate::{Error, Pins};
 
+pub(crate) use overheard::Overheard;
+
 /// The address of a field, without a reference to what others read meanwhile.
 macro_rules! field {
     ($record:ident.$field:ident) => {
@@ -36,11 +41,12 @@ macro_rules! field {
         unsafe { &raw mut (*$record).$field }
     };
 }
+use field;
 
 mod aside;
 
 /// The maps that the programs have, and that outlive the agent.
-pub(crate) const MAPS: [&str; 12] = [
+pub(crate) const MAPS: [&str; 13] = [
     "FLOWS",
     "LISTENERS",
     "MAPPINGS",
@@ -48,6 +54,7 @@ pub(crate) const MAPS: [&str; 12] = [
     "CONTROL",
     "COUNTERS",
     "TALLIES",
+    "SIGNALS",
     "ALLOWED",
     "SOURCES",
     "HELD",
@@ -72,6 +79,7 @@ pub struct Tables {
     /// Every map by its name, to be pinned again and looked at from elsewhere.
     descriptors: Vec<(&'static str, OwnedFd)>,
     tallies: Shared<Tally>,
+    signals: Shared<Signals>,
     pools: Shared<Pool>,
     allowed: LpmTrie<MapData, Listed, u32>,
     sources: HashMap<MapData, Source, Places>,
@@ -103,6 +111,7 @@ impl Tables {
             counts: Arc::new(Counts(typed(ebpf, "COUNTERS")?)),
             descriptors,
             tallies: shared(ebpf, "TALLIES")?,
+            signals: shared(ebpf, "SIGNALS")?,
             pools: shared(ebpf, "POOLS")?,
             allowed: typed(ebpf, "ALLOWED")?,
             sources: typed(ebpf, "SOURCES")?,
@@ -334,6 +343,7 @@ impl Transaction<'_> {
     /// of the transaction, so the slot must not be in use, nor have been when the last program began that still runs.
     pub fn assign(&mut self, slot: u32, listener: Endpoint, backend: Endpoint) {
         self.tables.owners.put(slot, Owner { listener, zero: 0 });
+        self.tables.signals.put(slot, Signals::default());
         let generation = self.tables.pairs.get(slot).generation.wrapping_add(1);
         let live_until = Versioned { transaction: 0, new: 0, old: 0 };
         self.tables.pairs.put(slot, Pair { live_until, generation, backend });

@@ -37,4 +37,4 @@ mod transaction;
 pub use datapath::{NftDatapath, Options};
 pub use foreign::{ForeignNat, foreign_nat};
 pub use notices::Notices;
-pub use preflight::scratch_transaction;
+pub use preflight::{holds_table, scratch_transaction};

@@ -1,4 +1,5 @@
-//! What can be said about this host before anything is installed on it: does nf_tables do all we need?
+//! What can be said about this host before anything is installed on it: does nf_tables do all we need, and is a table of
+//! ours there?
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,8 +9,10 @@ use shunt_core::datapath::DatapathError;
 
 use crate::element::{Key, Pair, Value};
 use crate::netlink::batch::Batch;
+use crate::netlink::read;
 use crate::netlink::socket::Netlink;
 use crate::netlink::write;
+use crate::owner::own;
 use crate::ruleset::Layout;
 use crate::schema::Reason;
 use crate::state::plan::Op;
@@ -27,6 +30,25 @@ pub fn scratch_transaction(table: &str) -> Result<(), DatapathError> {
     write::ops(&mut batch, table, &samples(now), now);
     write::delete_table(&mut batch, table);
     Rejected::commit(&mut netlink, batch).map(drop).map_err(|rejected| rejected.name(table))
+}
+
+/// Whether a table of that name is there and is ours. A kernel that knows no nf_tables has none.
+pub fn holds_table(table: &str) -> Result<bool, DatapathError> {
+    let tried = |(what, source)| DatapathError::Kernel { what, source };
+    let found = match Netlink::open() {
+        Ok(mut netlink) => read::table(&mut netlink, table).map_err(tried),
+        Err(source) => Err(tried(("open a netlink socket to netfilter".to_owned(), source))),
+    };
+    match found {
+        Ok(found) => Ok(found.is_some_and(|found| own(table, found.comment.as_deref()).is_ok())),
+        // No netlink for netfilter, or nothing behind it that answers (nfnetlink_rcv_msg).
+        Err(DatapathError::Kernel { source, .. })
+            if matches!(source.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL)) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// An element for every set.

@@ -1,6 +1,7 @@
 //! The agent on the proxy host: its configuration in a folder of its own, the process, and its command line. Driven
 //! only through its documented interfaces: files, options, signals, sd_notify, JSON.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,10 +16,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::process::ending;
-use crate::scratch::Dir;
+use crate::scratch::{BpfFs, Dir};
 use crate::template::PASSWORD;
 use crate::wait::PATIENCE;
-use crate::{Host, Process, eventually, logs, netns};
+use crate::{Datapath, Host, Process, eventually, logs, netns};
 
 /// No command of the command line takes this long.
 const COMMAND: Duration = Duration::from_secs(30);
@@ -30,6 +31,11 @@ pub struct Agent {
     notices: Arc<Mutex<Vec<String>>>,
     starts: u32,
     env: Vec<(String, String)>,
+    datapath: Datapath,
+    settings: RefCell<String>,
+    /// What the eBPF datapath pins outlives the process; it goes before the folder that it is mounted in.
+    bpf: Option<BpfFs>,
+    pins: PathBuf,
     dir: Dir,
 }
 
@@ -41,26 +47,43 @@ impl Agent {
 
     /// The same, with a program other than the one that was built beside this one.
     pub fn prepare_program(proxy: &Host, binary: PathBuf) -> Result<Self> {
-        let agent = Self {
+        let dir = Dir::new("agent")?;
+        let mut agent = Self {
             process: None,
             namespace: proxy.ns().path().to_path_buf(),
             binary,
             notices: Arc::default(),
             starts: 0,
             env: Vec::new(),
-            dir: Dir::new("agent")?,
+            datapath: Datapath::default(),
+            settings: RefCell::default(),
+            bpf: None,
+            pins: BpfFs::of(&dir).join("shunt"),
+            dir,
         };
         fs::create_dir_all(agent.config().join("clusters.d"))?;
         fs::create_dir_all(agent.state())?;
         let password = agent.config().join("password");
         fs::write(&password, PASSWORD)?;
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
-        agent.write_settings("")?;
+        agent.use_datapath(Datapath::of_this_test())?;
         Ok(agent)
     }
 
-    /// Rewrites `shunt.toml`: the lab's credentials and `more`.
+    /// Configures it for another datapath. It takes effect at its next start.
+    pub fn use_datapath(&mut self, datapath: Datapath) -> Result<()> {
+        self.datapath = datapath;
+        if datapath == Datapath::Ebpf && self.bpf.is_none() {
+            self.bpf = Some(BpfFs::mount(&self.dir)?);
+        }
+        let settings = self.settings.borrow().clone();
+        self.write_settings(&settings)
+    }
+
+    /// Rewrites `shunt.toml`: the lab's credentials, the datapath and `more`.
     pub fn write_settings(&self, more: &str) -> Result<()> {
+        self.settings.replace(more.to_owned());
+        let more = self.datapath.settings(&self.pins, more);
         let password = self.config().join("password");
         let text = ["default\nshunt", "replication\nrepl"].map(|who| {
             let (name, user) = who.split_once('\n').unwrap_or_default();
@@ -243,6 +266,16 @@ impl Agent {
 
     pub fn state(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// What the eBPF datapath is told to pin its maps and links in.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// Has it use the folder of an agent in another network namespace, from its next settings on.
+    pub fn share_pins(&mut self, other: &Self) {
+        self.pins.clone_from(&other.pins);
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -19,7 +19,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! That makes two tests, `…::mysql` and `…::mariadb`. What only needs namespaces is wrapped in [`rooted!`].
+//! That makes two tests, `…::mysql` and `…::mariadb`. In [`on_each_datapath!`] it makes two more, `…::ebpf::mysql` and
+//! `…::ebpf::mariadb`, whose agents hold their mappings by eBPF. What only needs namespaces is wrapped in [`rooted!`].
 //!
 //! Rules of the house:
 //! - Every test has namespaces of its own, so every test may use the same addresses.
@@ -34,6 +35,7 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
+pub mod datapath;
 pub mod flavour;
 pub mod galera;
 pub mod group;
@@ -59,6 +61,7 @@ pub mod watch;
 pub use agent::Agent;
 pub use client::Writer;
 pub use cluster::Cluster;
+pub use datapath::Datapath;
 pub use flavour::{Flavour, Install};
 pub use host::Host;
 pub use lan::Lan;

@@ -1,5 +1,5 @@
-//! What a lab leaves on the machine while it runs: a folder and namespaces, both named after this process, so that
-//! anybody can tell whose they are and whether their owner still lives.
+//! What a lab leaves on the machine while it runs: a folder with mounts in it, and namespaces, both named after this process,
+//! so that anybody can tell whose they are and whether their owner still lives.
 //!
 //! Three lines of defence: guards (Drop), the undertaker (after kill -9), and [`sweep`] (`cargo xtask clean`).
 
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, umount2};
 
 use crate::flavour::cache;
 use crate::netns;
@@ -90,6 +91,43 @@ impl Drop for Dir {
     }
 }
 
+/// A bpf file system in a test's folder: what agents pin there outlives them, and goes with the guard.
+pub struct BpfFs(PathBuf);
+
+/// The folder's name, by which the undertaker and [`sweep`] know what is mounted.
+const BPF: &str = "bpf";
+
+impl BpfFs {
+    pub fn mount(dir: &Dir) -> Result<Self> {
+        let path = Self::of(dir);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let none: Option<&str> = None;
+        nix::mount::mount(Some(BPF), &path, Some(BPF), MsFlags::empty(), none)
+            .with_context(|| format!("cannot mount a bpf file system at {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Where it is in a folder, or would be.
+    pub fn of(dir: &Dir) -> PathBuf {
+        dir.0.join(BPF)
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // Also with SHUNT_KEEP: files may stay, programs must not.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Unmounts what is mounted in the folders of a process's folder.
+fn unmount_all(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        // Most have none.
+        let _ = umount2(&entry.path().join(BPF), MntFlags::MNT_DETACH);
+    }
+}
+
 /// Waits for this process's end on a pipe that closes with it, then removes what it left. In a process group of its
 /// own, so that Ctrl-C and a test runner's SIGTERM do not reach it.
 const UNDERTAKER: &str = r#"
@@ -102,6 +140,7 @@ for file in "$1"/"$2"-*; do
     umount -l "$file" 2>/dev/null
     rm -f "$file"
 done
+for bpf in "$3"/*/bpf; do umount -l "$bpf" 2>/dev/null; done
 # Twice: what was just killed may still have been making files.
 [ -n "$4" ] || rm -rf "$3" || { sleep 1; rm -rf "$3"; }
 "#;
@@ -130,8 +169,10 @@ pub fn bury() {
     for name in netns::names_with(&format!("{}-", prefix())) {
         netns::delete(&name);
     }
+    let root = std::env::temp_dir().join(prefix());
+    unmount_all(&root);
     if !keeps_files() {
-        let _ = fs::remove_dir_all(std::env::temp_dir().join(prefix()));
+        let _ = fs::remove_dir_all(root);
     }
 }
 
@@ -155,8 +196,11 @@ pub fn sweep() -> Swept {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let name = name.split_once(".part-").map_or(name.as_str(), |(_, owner)| owner);
-            if owner(name).is_some_and(is_dead) && fs::remove_dir_all(entry.path()).is_ok() {
-                swept.folders.push(entry.path());
+            if owner(name).is_some_and(is_dead) {
+                unmount_all(&entry.path());
+                if fs::remove_dir_all(entry.path()).is_ok() {
+                    swept.folders.push(entry.path());
+                }
             }
         }
     }

@@ -37,6 +37,74 @@ macro_rules! each_flavour {
     )*};
 }
 
+/// Four tests out of one function: as [`each_flavour!`] makes, and the same with agents on eBPF, `name::ebpf::mysql` and
+/// `name::ebpf::mariadb`.
+#[macro_export]
+macro_rules! on_each_datapath {
+    ($($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports, clippy::allow_attributes, clippy::wildcard_imports, reason = "a test may need none")]
+            use super::*;
+
+            fn body($install: &$crate::Install) -> ::anyhow::Result<()> $body
+
+            $(#[$meta])*
+            #[test]
+            fn mysql() -> ::anyhow::Result<()> {
+                $crate::skip::with_server(concat!(module_path!(), "::mysql"), $crate::Flavour::Mysql, body)
+            }
+
+            $(#[$meta])*
+            #[test]
+            fn mariadb() -> ::anyhow::Result<()> {
+                $crate::skip::with_server(concat!(module_path!(), "::mariadb"), $crate::Flavour::Mariadb, body)
+            }
+
+            mod ebpf {
+                use super::body;
+
+                #[test]
+                fn mysql() -> ::anyhow::Result<()> {
+                    let name = concat!(module_path!(), "::mysql");
+                    $crate::Datapath::Ebpf.run(|| $crate::skip::with_server(name, $crate::Flavour::Mysql, body))
+                }
+
+                #[test]
+                fn mariadb() -> ::anyhow::Result<()> {
+                    let name = concat!(module_path!(), "::mariadb");
+                    $crate::Datapath::Ebpf.run(|| $crate::skip::with_server(name, $crate::Flavour::Mariadb, body))
+                }
+            }
+        }
+    )*};
+}
+
+/// Two tests out of one function, with MySQL: `name::nft` and `name::ebpf`.
+#[macro_export]
+macro_rules! on_each_datapath_with_mysql {
+    ($($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports, clippy::allow_attributes, clippy::wildcard_imports, reason = "a test may need none")]
+            use super::*;
+
+            fn body($install: &$crate::Install) -> ::anyhow::Result<()> $body
+
+            $(#[$meta])*
+            #[test]
+            fn nft() -> ::anyhow::Result<()> {
+                $crate::skip::with_server(concat!(module_path!(), "::nft"), $crate::Flavour::Mysql, body)
+            }
+
+            $(#[$meta])*
+            #[test]
+            fn ebpf() -> ::anyhow::Result<()> {
+                let name = concat!(module_path!(), "::ebpf");
+                $crate::Datapath::Ebpf.run(|| $crate::skip::with_server(name, $crate::Flavour::Mysql, body))
+            }
+        }
+    )*};
+}
+
 /// One test out of one function, with MySQL: for what does not hang on the server's flavour, or only it has.
 #[macro_export]
 macro_rules! with_mysql {

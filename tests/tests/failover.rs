@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::Pace;
-use shunt_tests::{Flavour, Scene, Server, each_flavour, eventually};
+use shunt_tests::{Flavour, Scene, Server, eventually, on_each_datapath};
 
 const SOON: Duration = Duration::from_secs(20);
 
-each_flavour! {
+on_each_datapath! {
     fn after_kill_9_a_replica_is_promoted_and_the_old_primary_rejoins(install) {
         let mut scene = Scene::start_promoting(install, 3, "data_loss = \"allow\"")?;
         scene.wait_verdict("healthy")?;

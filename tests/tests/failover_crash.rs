@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::{Pace, ask};
 use shunt_tests::promoting::let_go;
-use shunt_tests::{Process, Scene, agent, each_flavour};
+use shunt_tests::{Process, Scene, agent, each_flavour, on_each_datapath};
 
 const ALLOW: &str = "data_loss = \"allow\"";
 /// Where the fence is down a client is answered long before this.
@@ -205,7 +205,9 @@ each_flavour! {
         scene.ensure_kept(&acknowledged, 2)?;
         Ok(())
     }
+}
 
+on_each_datapath! {
     fn a_switchover_whose_agent_dies_at_every_step_after_the_promotion_began_goes_on(install) {
         let places = places(&["promote", "open", "repoint"]);
         let mut scene = Scene::start_promoting(install, 3, ALLOW)?;
@@ -227,7 +229,9 @@ each_flavour! {
         let acknowledged: Vec<String> = writer.finish()?.into_iter().filter_map(|a| a.outcome.ok()).collect();
         scene.ensure_kept(&acknowledged, primary)
     }
+}
 
+each_flavour! {
     fn a_switchover_that_is_being_taken_back_is_taken_back_though_the_agent_dies_at_that_too(install) {
         let undoing = places(&["undo", "reopen"]);
         let mut scene = Scene::start_promoting(install, 3, ALLOW)?;

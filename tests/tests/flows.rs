@@ -10,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::client::Pace;
 use shunt_tests::ports::connect;
-use shunt_tests::{Agent, Host, Lan, Process, Scene, agent, each_flavour, eventually, rooted};
+use shunt_tests::{Agent, Host, Lan, Process, Scene, agent, eventually, on_each_datapath, rooted};
 
 const PORT: u16 = 3306;
 const PAGES: u16 = 9306;
 /// The agent looks every ten seconds, less often when a look takes longer than one.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-each_flavour! {
+on_each_datapath! {
     fn a_client_is_found_by_the_port_that_the_process_list_shows(install) {
         let mut scene = Scene::start(install, 2)?;
         scene.proxy.ns().sysctl("netfilter/nf_conntrack_acct", "1")?;

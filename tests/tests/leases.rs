@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use shunt_tests::client::Pace;
 use shunt_tests::ports::connect;
-use shunt_tests::{Install, Scene, eventually, with_mysql};
+use shunt_tests::{Install, Scene, eventually, on_each_datapath_with_mysql};
 
 const SOON: Duration = Duration::from_secs(30);
 const LEASE: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ fn wait_until_served(scene: &Scene) -> Result<()> {
     eventually("a new connection to be served", SOON, || Ok(idle(scene).ok().map(drop)))
 }
 
-with_mysql! {
+on_each_datapath_with_mysql! {
     fn a_frozen_agents_lease_ends_what_it_let_through_until_it_has_looked_anew(install) {
         let mut scene = leased(install, "lease = \"2s\"")?;
         // Renewed, a lease is not noticed, for however many times its length.

@@ -6,13 +6,34 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::Pace;
 use shunt_tests::ports::connect;
-use shunt_tests::{Agent, Scene, agent, each_flavour, eventually, with_mysql};
+use shunt_tests::{Agent, Scene, agent, each_flavour, eventually, on_each_datapath, with_mysql};
 
 const SOON: Duration = Duration::from_secs(30);
 
 fn exit_code(agent: &Agent, args: &[&str]) -> Result<(Option<i32>, String)> {
     let output = agent.shunt(args)?;
     Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+on_each_datapath! {
+    fn kill_9_and_restart_of_the_agent_under_traffic_lose_no_connection(install) {
+        let mut scene = Scene::start(install, 3)?;
+        let writer = scene.write(Pace::default())?;
+        for _ in 0..3 {
+            scene.agent.kill()?;
+            writer.wait_for_write(Instant::now())?;
+            scene.agent.start()?;
+            scene.wait_verdict("healthy")?;
+            writer.wait_for_write(Instant::now())?;
+        }
+        scene.agent.stop()?;
+        writer.wait_for_write(Instant::now())?;
+        let failed: Vec<_> = writer.finish()?.into_iter().filter_map(|a| a.outcome.err()).collect();
+        ensure!(failed.is_empty(), "{failed:?}");
+        scene.agent.start()?;
+        ensure!(scene.epoch()? == 1);
+        Ok(())
+    }
 }
 
 each_flavour! {
@@ -56,25 +77,6 @@ each_flavour! {
         Ok(())
     }
 
-    fn kill_9_and_restart_of_the_agent_under_traffic_lose_no_connection(install) {
-        let mut scene = Scene::start(install, 3)?;
-        let writer = scene.write(Pace::default())?;
-        for _ in 0..3 {
-            scene.agent.kill()?;
-            writer.wait_for_write(Instant::now())?;
-            scene.agent.start()?;
-            scene.wait_verdict("healthy")?;
-            writer.wait_for_write(Instant::now())?;
-        }
-        scene.agent.stop()?;
-        writer.wait_for_write(Instant::now())?;
-        let failed: Vec<_> = writer.finish()?.into_iter().filter_map(|a| a.outcome.err()).collect();
-        ensure!(failed.is_empty(), "{failed:?}");
-        scene.agent.start()?;
-        ensure!(scene.epoch()? == 1);
-        Ok(())
-    }
-
     fn somebody_flushes_the_ruleset_and_it_is_repaired_and_told(install) {
         let scene = Scene::start(install, 2)?;
         let writer = scene.write(Pace::default())?;
@@ -107,7 +109,7 @@ each_flavour! {
     }
 }
 
-each_flavour! {
+on_each_datapath! {
     fn a_reload_is_all_or_nothing_and_a_bad_file_takes_no_other_down(install) {
         let mut scene = Scene::start(install, 2)?;
         let writer = scene.write(Pace::default())?;
@@ -153,7 +155,9 @@ each_flavour! {
         ensure!(failed.is_empty(), "{failed:?}");
         Ok(())
     }
+}
 
+each_flavour! {
     fn two_agents_do_not_share_a_state_folder_a_socket_or_a_table(install) {
         let scene = Scene::start(install, 1)?;
         let run = |config: std::path::PathBuf, state: std::path::PathBuf, socket: std::path::PathBuf| -> Result<String> {

@@ -1,7 +1,8 @@
 //! What the datapaths share, whichever part of the kernel they work in: packets that we read and write ourselves, raw
-//! sockets that send them, what a thread waits for that listens to them, and the lock by which there is one agent a datapath
-//! and network namespace.
+//! sockets that send them, what a thread waits for that listens to them, the number of a network namespace, and the lock by
+//! which there is one agent a datapath and network namespace.
 
+pub mod namespace;
 pub mod owner;
 pub mod packet;
 pub mod raw;

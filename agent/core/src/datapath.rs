@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::flow::{Flow, FlowFilter, Tuple};
 use crate::mapping::{Leaving, Mapping};
+use crate::signal::{ConnectTimes, Signals};
 
 /// A datapath: it holds mappings in the kernel, outlives the agent, and touches nothing that is not its own.
 ///
@@ -92,6 +93,23 @@ pub trait Meter: Send {
 
     /// The new connections that each listener refused, by reason, since its mapping was made.
     fn refused(&mut self) -> Result<BTreeMap<SocketAddr, Refused>, DatapathError>;
+
+    /// Calls `each` with what traffic tells of every pair that packets may pass between. Costs no system call, so that it can
+    /// be asked often. A datapath that hears nothing says that this is unsupported.
+    fn signals(&mut self, _each: &mut dyn FnMut(&Signals)) -> Result<(), DatapathError> {
+        Err(DatapathError::Unsupported("this datapath tells no signals of traffic".to_owned()))
+    }
+
+    /// How long the backends of these pairs took to answer, since the pair was made.
+    fn connect_times(&mut self) -> Result<Vec<ConnectTimes>, DatapathError> {
+        Err(DatapathError::Unsupported("this datapath tells no signals of traffic".to_owned()))
+    }
+
+    /// What became of packets, by a word for each: how many, of all listeners together. Nothing from a datapath that does
+    /// not count that.
+    fn events(&mut self) -> Result<BTreeMap<&'static str, u64>, DatapathError> {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// How full the kernel's tables are.

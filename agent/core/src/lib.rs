@@ -13,6 +13,7 @@ pub mod mapping;
 pub mod name;
 pub mod observation;
 pub mod operation;
+pub mod signal;
 pub mod time;
 
 pub use epoch::Epoch;

@@ -17,13 +17,14 @@ struct Report<'a> {
 
 pub fn run(args: &Args, options: &args::Doctor) -> Result<(), Failure> {
     let loaded = config::load(&args.config, &config::system_resolver);
-    let table = loaded.agent.as_ref().map_or("shunt", |agent| agent.table.as_str());
+    // With an error in its own file the host is judged by what an agent without a file would be told.
+    let agent = loaded.agent.clone().unwrap_or_default();
     let mut findings = vec![configuration(&loaded)];
     if options.fix {
         let listeners: Vec<_> = loaded.clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
         findings.extend(doctor::fix_forwarding(&listeners));
     }
-    findings.extend(doctor::host(&loaded.clusters, table));
+    findings.extend(doctor::host(&loaded.clusters, &agent));
     if let Some(agent) = &loaded.agent {
         findings.extend(doctor::hooks(&agent.hooks));
     }

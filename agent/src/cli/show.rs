@@ -79,6 +79,9 @@ fn render(show: &ShowAnswer) -> String {
         if let Some(failure) = &server.failure {
             text.push_str(&format!("\n\n{}: {failure}", server.name));
         }
+        if let Some(suspected) = &server.suspected {
+            text.push_str(&format!("\n\n{}: {suspected}", server.name));
+        }
     }
     alarm_lines(&show.alarms, &mut text);
     text

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use shunt_core::ClusterName;
@@ -21,6 +21,10 @@ pub struct AgentConfig {
     pub datapath: DatapathKind,
     /// eBPF: where clients and servers are; empty: those that route to them.
     pub interfaces: Vec<String>,
+    /// eBPF: the folder of a bpf file system that programs and maps are pinned in.
+    pub pins: PathBuf,
+    /// eBPF: how many connections the flow table has room for.
+    pub max_flows: u32,
     /// nftables: the private table's name.
     pub table: String,
     /// Where metrics and the status page are; `None`: nowhere.
@@ -36,11 +40,30 @@ pub struct AgentConfig {
     pub hooks: Hooks,
 }
 
+/// What an agent without a file is told, but for its password.
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            datapath: DatapathKind::Nft,
+            interfaces: Vec::new(),
+            pins: DEFAULT_PINS.into(),
+            max_flows: DEFAULT_MAX_FLOWS,
+            table: DEFAULT_TABLE.into(),
+            http: Some(DEFAULT_HTTP),
+            lease: None,
+            dc: None,
+            probe: ProbeConfig::default(),
+            credentials: BTreeMap::new(),
+            hooks: Hooks::default(),
+        }
+    }
+}
+
 impl AgentConfig {
     /// Whether the two are the same in what is read only when the agent starts.
     pub fn runs_as(&self, other: &Self) -> bool {
-        (self.datapath, &self.interfaces, &self.table, self.http)
-            == (other.datapath, &other.interfaces, &other.table, other.http)
+        (self.datapath, &self.interfaces, &self.pins, self.max_flows, &self.table, self.http)
+            == (other.datapath, &other.interfaces, &other.pins, other.max_flows, &other.table, other.http)
     }
 }
 
@@ -48,6 +71,16 @@ impl AgentConfig {
 pub enum DatapathKind {
     Nft,
     Ebpf,
+}
+
+impl DatapathKind {
+    /// As the configuration says it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Ebpf => "ebpf",
+        }
+    }
 }
 
 /// Whom to log in as.
@@ -62,12 +95,16 @@ pub struct Credentials {
 pub(super) const DEFAULT_CREDENTIALS: &str = "default";
 const DEFAULT_USER: &str = "shunt";
 const DEFAULT_TABLE: &str = "shunt";
+const DEFAULT_PINS: &str = "/sys/fs/bpf/shunt";
+const DEFAULT_MAX_FLOWS: u32 = 1_000_000;
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9306);
 
 /// Which other section a key belongs to.
-pub(super) const HOMES: [(&str, &str); 20] = [
+pub(super) const HOMES: [(&str, &str); 22] = [
     ("datapath", "in `[agent]`"),
     ("interfaces", "in `[agent]`"),
+    ("pins", "in `[agent]`"),
+    ("max_flows", "in `[agent]`"),
     ("table", "in `[agent]`"),
     ("http", "in `[agent]`"),
     ("lease", "in `[agent]`"),
@@ -119,17 +156,7 @@ impl PasswordFolders<'_> {
 pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> AgentDraft {
     let document = page.parse(text);
     let mut top = Section::new(&page, "the file", page.top(), &document);
-    let mut config = AgentConfig {
-        datapath: DatapathKind::Nft,
-        interfaces: Vec::new(),
-        table: DEFAULT_TABLE.into(),
-        http: Some(DEFAULT_HTTP),
-        lease: None,
-        dc: None,
-        probe: ProbeConfig::default(),
-        credentials: BTreeMap::new(),
-        hooks: Hooks::default(),
-    };
+    let mut config = AgentConfig::default();
     if let Some(section) = top.section("agent") {
         read_agent(section, &mut config);
     }
@@ -167,25 +194,33 @@ pub(super) fn read(page: Page, text: &str, folders: &PasswordFolders<'_>) -> Age
     AgentDraft { page, config, credential_names, implied }
 }
 
-/// What becomes of `datapath = "ebpf"`.
-const NO_EBPF: &str = if cfg!(feature = "ebpf") {
-    "the eBPF datapath is not in this version"
-} else {
-    "this shunt is built without the eBPF datapath"
-};
-
 fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
-    if let Some(value) = section.get("datapath") {
-        match value.choice(&[("nft", DatapathKind::Nft), ("ebpf", DatapathKind::Ebpf)]) {
-            Some(DatapathKind::Ebpf) => value.complain(
-                Complaint::new(NO_EBPF).hint("write \"nft\": shunt never falls back to another datapath by itself"),
-            ),
-            Some(kind) => config.datapath = kind,
-            None => {}
+    let datapath = section.get("datapath");
+    // With a word that is neither, nothing is said about the keys of either.
+    let mut chosen = Some(DatapathKind::Nft);
+    if let Some(value) = &datapath {
+        chosen = value.choice(&[("nft", DatapathKind::Nft), ("ebpf", DatapathKind::Ebpf)]);
+        if chosen == Some(DatapathKind::Ebpf) && !cfg!(feature = "ebpf") {
+            value.complain(Complaint::new("this shunt is built without the eBPF datapath").hint(
+                "write \"nft\", or install a build with it: shunt never falls back to another datapath by itself",
+            ));
         }
+        config.datapath = chosen.unwrap_or(config.datapath);
     }
-    if let Some(list) = section.get("interfaces").and_then(|value| value.list()) {
+    let keys = ["interfaces", "pins", "max_flows"].map(|key| section.get(key));
+    if chosen == Some(DatapathKind::Nft) {
+        let found = keys.iter().flatten();
+        found.for_each(|value| value.complain(Complaint::new(only_with_ebpf(value.key)).hint(EITHER)));
+    }
+    let [interfaces, pins, max_flows] = keys;
+    if let Some(list) = interfaces.and_then(|value| value.list()) {
         config.interfaces = list.iter().filter_map(|value| value.parsed(interface)).collect();
+    }
+    if let Some(pins) = pins.and_then(|value| value.parsed(pins_folder)) {
+        config.pins = pins;
+    }
+    if let Some(max_flows) = max_flows.and_then(|value| value.integer(MAX_FLOWS)) {
+        config.max_flows = max_flows;
     }
     if let Some(table) = section.get("table").and_then(|value| value.parsed(table_name)) {
         config.table = table;
@@ -197,6 +232,15 @@ fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
     config.dc = section.get("dc").and_then(|value| value.parsed(values::data_centre)).map(str::to_owned);
     section.finish(&HOMES);
 }
+
+const EITHER: &str = "take it out, or write `datapath = \"ebpf\"`";
+
+fn only_with_ebpf(key: &str) -> String {
+    format!("`{key}` is for the eBPF datapath, and this agent's is nftables")
+}
+
+/// Two entries of the table a flow, and the kernel makes room for all of them at once: 442 bytes each flow.
+const MAX_FLOWS: (u32, u32) = (1_000, 100_000_000);
 
 /// Shorter than the lower bound, a lease would end in a moment's load; longer than the upper one, it protects nobody.
 const LEASE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
@@ -292,6 +336,17 @@ fn interface(text: &str) -> Result<String, Complaint> {
         && !matches!(text, "." | "..")
         && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
     if good { Ok(text.to_owned()) } else { Err(Complaint::new(format!("{} is not an interface's name", quote(text)))) }
+}
+
+/// A folder is removed when it is purged, so it is one of its own, never a bpf file system's root.
+fn pins_folder(text: &str) -> Result<PathBuf, Complaint> {
+    let path = Path::new(text);
+    let is_plain = path.components().all(|part| !matches!(part, Component::ParentDir));
+    if path.is_absolute() && is_plain && path.parent().is_some() && !text.contains('\0') {
+        return Ok(path.to_path_buf());
+    }
+    Err(Complaint::new(format!("{} is not an absolute path", quote(text)))
+        .hint(format!("a folder in a bpf file system, such as \"{DEFAULT_PINS}\"")))
 }
 
 /// What `nft` itself can write without quotes, so that an operator can look at the table.

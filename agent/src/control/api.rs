@@ -137,6 +137,9 @@ pub struct Server {
     /// `up`, `suspect`, `down`, `unknown`, or how a server that is alive fails us.
     pub state: String,
     pub failure: Option<String>,
+    /// What traffic through the listeners makes it suspect of, until it has answered a question that was asked for that reason.
+    #[serde(default)]
+    pub suspected: Option<String>,
     pub read_only: Option<bool>,
     pub gtid_executed: Option<String>,
     /// Transactions that the primary has executed and this server has not, and which; `null` when that is not known.

@@ -126,6 +126,7 @@ fn server(clock: Clock, primary: Option<&ServerStatus>, server: &ServerStatus) -
         role: server.role.to_owned(),
         state: server.state.clone(),
         failure: server.failure.clone(),
+        suspected: server.suspected.clone(),
         read_only: server.read_only,
         gtid_executed: server.gtid_executed.clone(),
         gtid_missing: missing.as_ref().map(|m| m.count),

@@ -4,14 +4,20 @@
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::{Finding, Level};
+use crate::config::DatapathKind;
 
 const CHECK: &str = "capabilities";
-/// From linux/capability.h.
-const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW")];
+/// From linux/capability.h; those that only the eBPF datapath needs come last. PERFMON lets programs compute with pointers,
+/// which the verifier refuses to others.
+const NEEDED: [(u32, &str); 4] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF"), (38, "CAP_PERFMON")];
 
-pub fn check() -> Finding {
+pub fn check(datapath: DatapathKind) -> Finding {
+    let needed = match datapath {
+        DatapathKind::Nft => &NEEDED[..2],
+        DatapathKind::Ebpf => &NEEDED[..],
+    };
     let found = match std::fs::read_to_string("/proc/self/status") {
-        Ok(status) => judge(&status),
+        Ok(status) => judge(&status, needed),
         Err(error) => Finding::warning(CHECK, format!("cannot read /proc/self/status: {error}"), "mount /proc"),
     };
     if found.level == Level::Problem {
@@ -34,19 +40,20 @@ fn open_raw_sockets() -> nix::Result<()> {
     Ok(())
 }
 
-fn judge(status: &str) -> Finding {
+fn judge(status: &str, needed: &[(u32, &str)]) -> Finding {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let missing: Vec<_> = NEEDED.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
+    let (there, missing): (Vec<_>, Vec<_>) = needed.iter().partition(|(bit, _)| effective & (1 << bit) != 0);
+    let named = |some: Vec<(u32, &str)>| some.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(" and ");
     if missing.is_empty() {
-        return Finding::ok(CHECK, "CAP_NET_ADMIN and CAP_NET_RAW are there");
+        return Finding::ok(CHECK, format!("{} are there", named(there)));
     }
     Finding::problem(
         CHECK,
-        format!("{} missing", missing.join(" and ")),
+        format!("{} missing", named(missing)),
         "run this as root; the agent gets them from shunt.service",
     )
 }
@@ -57,9 +64,12 @@ mod tests {
 
     #[test]
     fn a_missing_capability_is_named() {
-        assert_eq!(judge("Name:\tx\nCapEff:\t000001ffffffffff\n").level, Level::Ok);
-        let found = judge("CapEff:\t0000000000001000\n");
+        let (nft, ebpf) = (&NEEDED[..2], &NEEDED[..]);
+        assert_eq!(judge("Name:\tx\nCapEff:\t000001ffffffffff\n", ebpf).level, Level::Ok);
+        let found = judge("CapEff:\t0000000000001000\n", nft);
         assert_eq!((found.level, found.what.as_str()), (Level::Problem, "CAP_NET_RAW missing"));
-        assert_eq!(judge("").level, Level::Problem);
+        assert_eq!(judge("CapEff:\t0000000000003000\n", nft).level, Level::Ok);
+        assert_eq!(judge("CapEff:\t0000000000003000\n", ebpf).what, "CAP_BPF and CAP_PERFMON missing");
+        assert_eq!(judge("", nft).level, Level::Problem);
     }
 }

@@ -1,6 +1,10 @@
 //! Without forwarding the kernel drops what the mapping sends on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{AddressFamily, SockaddrLike as _};
 
 use super::{Finding, number};
 
@@ -19,6 +23,36 @@ pub fn check(listeners: &[SocketAddr]) -> Vec<Finding> {
             ),
             Some(_) => Finding::ok(CHECK, format!("{name} forwarding is on")),
             None => Finding::problem(CHECK, format!("cannot read {path}"), format!("does this kernel have {name}?")),
+        })
+        .collect()
+}
+
+/// The programs of the eBPF datapath ask the routing of the interface that a packet came in by, which has a switch of its own
+/// (fib_lookup(): BPF_FIB_LKUP_RET_FWD_DISABLED). Those that are in order are not told of one by one.
+pub fn by_interface(listeners: &[SocketAddr], wanted: &[String]) -> Vec<Finding> {
+    let Ok(addresses) = getifaddrs() else { return Vec::new() };
+    let interfaces: BTreeSet<(String, &str)> = addresses
+        .filter(|entry| wanted.is_empty() || wanted.contains(&entry.interface_name))
+        .filter_map(|entry| match entry.address?.family()? {
+            AddressFamily::Inet => Some((entry.interface_name, "IPv4")),
+            AddressFamily::Inet6 => Some((entry.interface_name, "IPv6")),
+            _ => None,
+        })
+        .collect();
+    let needed = families(listeners);
+    interfaces
+        .into_iter()
+        .filter(|(_, family)| needed.iter().any(|(name, _)| name == family))
+        .filter_map(|(interface, family)| {
+            let folder = if family == "IPv4" { "ipv4" } else { "ipv6" };
+            let path = format!("/proc/sys/net/{folder}/conf/{interface}/forwarding");
+            (number(&path) == Some(0)).then(|| {
+                Finding::problem(
+                    CHECK,
+                    format!("{family} forwarding is off on {interface} ({path} is 0): what comes in there is dropped"),
+                    format!("set net.{folder}.conf.{interface}.forwarding = 1, or leave it out of `interfaces`"),
+                )
+            })
         })
         .collect()
 }

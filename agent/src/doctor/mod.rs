@@ -21,6 +21,8 @@ use std::path::Path;
 use serde::Serialize;
 use shunt_core::config::ClusterConfig;
 
+use crate::config::{AgentConfig, DatapathKind};
+
 pub use forwarding::fix as fix_forwarding;
 pub use hooks::check as hooks;
 pub use promoting::Aims;
@@ -67,15 +69,23 @@ impl Finding {
     }
 }
 
-/// Every check of this host.
-pub fn host(clusters: &[ClusterConfig], table: &str) -> Vec<Finding> {
+/// Every check of this host. What only one of the datapaths needs is no matter where the other one is configured.
+pub fn host(clusters: &[ClusterConfig], agent: &AgentConfig) -> Vec<Finding> {
     let listeners: Vec<SocketAddr> = clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
-    let mut found = vec![capabilities::check()];
-    found.extend(nftables::check(table, &listeners));
-    found.push(ebpf::check());
+    let mut found = vec![capabilities::check(agent.datapath)];
+    found.push(nftables::check(agent));
+    if agent.datapath == DatapathKind::Nft {
+        found.extend(nftables::foreign_nat(&agent.table, &listeners));
+    }
+    found.extend(ebpf::check(agent));
     found.extend(forwarding::check(&listeners));
-    found.extend(conntrack::check());
-    found.extend(rp_filter::check());
+    match agent.datapath {
+        DatapathKind::Nft => {
+            found.extend(conntrack::check());
+            found.extend(rp_filter::check());
+        }
+        DatapathKind::Ebpf => found.extend(forwarding::by_interface(&listeners, &agent.interfaces)),
+    }
     let pooled =
         clusters.iter().flat_map(|c| &c.listeners).flat_map(|l| crate::route::pool_addresses(&l.snat)).collect();
     found.extend(listeners::check(&listeners, &pooled));

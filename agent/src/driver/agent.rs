@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use shunt_core::cluster::{Alarm, AlarmKind, ClusterStatus, Entry, Pause, Remembered};
 use shunt_core::config::ClusterConfig;
-use shunt_core::datapath::{Change, Datapath, DatapathError, Meter};
+use shunt_core::datapath::{Change, DatapathError, Meter};
 use shunt_core::mapping::Leaving;
 use shunt_core::{ClusterName, Mono};
-use shunt_rules::{NftDatapath, Notices, Options};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::cluster::{ClusterHandle, Request, Shared};
@@ -25,9 +24,10 @@ use super::operate::remember_operations;
 use super::tasks::{Logins, Tools};
 use super::usage::{self, Watched};
 use super::worker::Worker;
-use super::{severed, watch};
+use super::{severed, signals, watch};
 use crate::clock::Clock;
 use crate::config::{self, AgentConfig, Loaded};
+use crate::datapath::{self, OpenError, Opened};
 use crate::hooks::Hooks;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Counters;
@@ -45,7 +45,7 @@ pub struct Paths {
     pub socket: PathBuf,
 }
 
-/// Why an agent could not start. Nothing was changed in the kernel.
+/// Why an agent could not start. Nothing was changed in the kernel, unless another datapath was to go first.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The diagnostics, rendered.
@@ -53,7 +53,9 @@ pub enum StartError {
     Config(String),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the datapath cannot be opened")]
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the datapath cannot be used")]
     Datapath(#[from] DatapathError),
     #[error("cannot start a thread")]
     Thread(#[from] std::io::Error),
@@ -64,20 +66,7 @@ impl StartError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
-            Self::Datapath(DatapathError::Foreign { .. }) => {
-                Some("choose another name with `table` in [agent] of shunt.toml, or remove that table".to_owned())
-            }
-            Self::Datapath(DatapathError::InUse { .. }) => {
-                Some("stop the other agent, or give this one another `table` in [agent] of shunt.toml".to_owned())
-            }
-            Self::Datapath(DatapathError::Kernel { what, .. }) if what.contains("raw socket") => Some(
-                "the agent needs CAP_NET_RAW: shunt.service grants it; a container must be given it (NET_RAW)".to_owned(),
-            ),
-            Self::Datapath(DatapathError::Kernel { what, .. }) if what.contains("nflog group") => Some(
-                "a group has one listener in a network namespace: another `table` in [agent] of shunt.toml takes other groups; \
-                 /proc/net/netfilter/nfnetlink_log shows the groups that are taken"
-                    .to_owned(),
-            ),
+            Self::Open(error) => Some(error.hint.clone()),
             Self::Datapath(_) => Some("`shunt doctor` examines what the kernel can do".to_owned()),
             Self::Config(_) | Self::Thread(_) => None,
         }
@@ -130,13 +119,11 @@ impl Agent {
             let memory = remembered.entry(config.name.clone()).or_default();
             remember_operations(&store, clock, config, memory)?;
         }
-        let mut datapath = NftDatapath::open(Options { table: settings.table.clone() })?;
+        let Opened { mut datapath, notices, changes } = datapath::open(&settings, &paths.state).await?;
         // First of all: leases may have run for long, and one that has run out must not be taken for an open listener.
         let lapsed = datapath.renew()?;
         let held: BTreeMap<_, _> = datapath.committed().into_iter().map(|h| (h.listener, h.backends)).collect();
-        let notices = Notices::subscribe(vec![datapath.port_id()])?;
         let meter = Worker::start("meter", datapath.meter()?)?;
-        let datapath: Box<dyn Datapath> = Box::new(datapath);
         let datapath = Worker::start("datapath", datapath)?;
         let journal = Journal::start(store, clock)?;
 
@@ -174,6 +161,9 @@ impl Agent {
                 data: vec![("listeners_found", held.len().to_string())],
             },
         );
+        for change in &changes {
+            agent.shared.journal.record(None, change.entry());
+        }
         agent.keep_leases(agent.settings.lease);
         lease::start(agent.clone());
         let mut starting = tokio::task::JoinSet::new();
@@ -192,8 +182,9 @@ impl Agent {
         agent.keep_leases(None);
         agent.note_strays(&lapsed);
         agent.drop_orphans().await;
-        watch::start(agent.clone(), notices)?;
+        watch::start(agent.clone(), notices);
         severed::start(agent.clone());
+        signals::start(agent.clone());
         host::start(agent.clone());
         usage::start(agent.clone());
         Ok(agent)

@@ -9,6 +9,7 @@ use shunt_core::config::{ClusterConfig, FailoverMode, Salvage};
 use shunt_core::datapath::Datapath;
 use shunt_core::observation::Observation;
 use shunt_core::operation::{Intent, OpId};
+use shunt_core::signal::Suspicion;
 use shunt_core::{ClusterName, Epoch, Mono};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -20,7 +21,7 @@ use super::worker::Worker;
 use crate::clock::Clock;
 use crate::control::api::{Problem, ProblemCode, SCHEMA_VERSION};
 use crate::operate::Terms;
-use crate::probe::{Cadence, ProbeHandle};
+use crate::probe::{self, Cadence, ProbeHandle};
 use crate::store;
 use crate::telemetry::Counters;
 
@@ -99,6 +100,8 @@ pub enum Request {
     },
     /// The kernel has stopped these listeners.
     LeaseLapsed(Vec<SocketAddr>),
+    /// Traffic gives a reason to ask.
+    Suspected(Suspicion),
     /// The status as of now.
     Status(oneshot::Sender<ClusterStatus>),
     /// Answered when the task gets round to it: a sign of life.
@@ -264,6 +267,7 @@ impl ClusterTask {
                     });
                     self.warm_up(pace);
                 }
+                Action::Hasten => probe::hasten(&self.cadence),
                 Action::Record(entry) => self.shared.journal.record(Some(&self.name), entry),
                 Action::Begin { operation, orders } => {
                     let outcome = self.begin(operation, orders).await;
@@ -386,6 +390,7 @@ impl ClusterTask {
                 Served { actions, answer: Some((reply, Ok(done))), done: None }
             }
             Request::LeaseLapsed(listeners) => self.handle(Event::LeaseLapsed { listeners }).into(),
+            Request::Suspected(suspicion) => self.handle(Event::Suspected(suspicion)).into(),
             Request::Status(reply) => {
                 let _ = reply.send(self.machine.status(self.now()));
                 Vec::new().into()

@@ -12,7 +12,8 @@ use shunt_core::cluster::{Alarm, AlarmKind, Entry};
 use shunt_core::config::ClusterConfig;
 
 use super::agent::{Agent, read, write};
-use crate::route;
+use crate::config::AgentConfig;
+use crate::{datapath, route};
 
 /// From one look at the addresses to the next.
 const EVERY: Duration = Duration::from_secs(5);
@@ -25,7 +26,7 @@ const MOST: usize = 5;
 #[derive(Default)]
 pub(super) struct Sight {
     seen: std::sync::RwLock<Seen>,
-    /// Somebody has changed nftables since.
+    /// Somebody has changed what may stand before the datapath since.
     pub(super) rules_changed: AtomicBool,
 }
 
@@ -65,11 +66,11 @@ pub(super) fn start(agent: Arc<Agent>) {
                 rules_at = Some(Instant::now());
             }
             let configs: Vec<_> = read(&agent.clusters).values().map(|c| c.config.clone()).collect();
-            let (table, before) = (agent.settings.table.clone(), read(&agent.sight.seen).clone());
+            let (settings, before) = (agent.settings.clone(), read(&agent.sight.seen).clone());
             let looked = tokio::task::spawn_blocking(move || {
                 let needs = needs(&configs);
                 let absent = absent(&needs);
-                let foreign = examine_rules.then(|| foreign(&table, &configs)).flatten();
+                let foreign = examine_rules.then(|| foreign(&settings, &configs)).flatten();
                 let after = Seen { absent, foreign: foreign.unwrap_or_else(|| before.foreign.clone()) };
                 (news(&before, &after, &needs), after)
             });
@@ -129,9 +130,9 @@ fn absent(needs: &BTreeSet<Need>) -> BTreeSet<Need> {
 }
 
 /// `None`: it cannot be told.
-fn foreign(table: &str, clusters: &[ClusterConfig]) -> Option<BTreeSet<String>> {
+fn foreign(settings: &AgentConfig, clusters: &[ClusterConfig]) -> Option<BTreeSet<String>> {
     let listeners: Vec<SocketAddr> = clusters.iter().flat_map(|c| c.listeners.iter().map(|l| l.address)).collect();
-    match shunt_rules::foreign_nat(table, &listeners) {
+    match datapath::foreign_nat(settings, &listeners) {
         Ok(found) => Some(found.iter().filter(|nat| !nat.ports.is_empty()).map(ToString::to_string).collect()),
         Err(error) => {
             tracing::warn!(error = super::error_chain(&error), "other tables could not be read");

@@ -14,6 +14,7 @@ mod operate;
 mod probes;
 mod reload;
 mod severed;
+mod signals;
 mod tasks;
 mod usage;
 mod watch;

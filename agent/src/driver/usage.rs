@@ -10,6 +10,8 @@ use shunt_core::cluster::{Alarm, AlarmKind, Entry};
 use shunt_core::datapath::{DatapathError, PortUse, Refused, Usage};
 
 use super::agent::{Agent, read, write};
+use crate::config::DatapathKind;
+use crate::datapath::{filling, thousands};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// A look at very many flows takes its time: at most this part of it is spent with looking.
@@ -32,7 +34,7 @@ pub struct Watched {
 /// What is too full: since it rose above the one mark, and until it falls below the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Raised {
-    conntrack: bool,
+    table: bool,
     ports: BTreeSet<(IpAddr, SocketAddr)>,
 }
 
@@ -82,8 +84,20 @@ impl Agent {
         Some(refused.into_iter().filter_map(named).collect())
     }
 
+    /// What became of packets, by a word for each; empty when the datapath does not count it, or cannot tell.
+    pub async fn datapath_events(&self) -> BTreeMap<&'static str, u64> {
+        match self.meter.run(|meter| meter.events()).await {
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => {
+                tracing::warn!(error = super::error_chain(&error), "what became of packets cannot be told");
+                BTreeMap::new()
+            }
+            Err(_) => BTreeMap::new(),
+        }
+    }
+
     /// Every listener and its cluster.
-    pub(super) fn listeners(&self) -> BTreeMap<SocketAddr, ClusterName> {
+    pub fn listeners(&self) -> BTreeMap<SocketAddr, ClusterName> {
         let of = |config: &shunt_core::config::ClusterConfig| {
             let name = config.name.clone();
             config.listeners.iter().map(|l| (l.address, name.clone())).collect::<Vec<_>>()
@@ -106,10 +120,11 @@ impl Agent {
             .values()
             .flat_map(|handle| handle.config.servers.iter().map(|server| (server.address, handle.config.name.clone())))
             .collect();
+        let datapath = self.settings.datapath;
         let mut watched = write(&self.watched);
         let before = std::mem::take(&mut watched.raised);
         let raised = before.clone().after(&usage);
-        for (cluster, kind, message) in raised.news(&before, &usage) {
+        for (cluster, kind, message) in raised.news(&before, datapath, &usage) {
             let cluster = cluster.and_then(|backend| servers.get(&backend));
             let message = format!("{}: {message}", kind.word());
             tracing::warn!("{message}");
@@ -117,7 +132,7 @@ impl Agent {
             self.shared.journal.record(cluster, Entry { kind: "alarm", message, data });
         }
         watched.alarms = raised
-            .alarms(&usage)
+            .alarms(datapath, &usage)
             .map(|(backend, alarm)| (backend.and_then(|backend| servers.get(&backend).cloned()), alarm))
             .collect();
         watched.raised = raised;
@@ -131,7 +146,7 @@ impl Raised {
         let high = |was, taken, of| taken * 100 >= of * if was { LOW } else { HIGH };
         Self {
             // No limit at all is what nought means.
-            conntrack: usage.flows_max > 0 && high(self.conntrack, usage.flows, usage.flows_max),
+            table: usage.flows_max > 0 && high(self.table, usage.flows, usage.flows_max),
             ports: usage
                 .ports
                 .iter()
@@ -142,22 +157,26 @@ impl Raised {
     }
 
     /// What was not raised before.
-    fn news(&self, before: &Self, usage: &Usage) -> Vec<(Option<SocketAddr>, AlarmKind, String)> {
-        let new = Self {
-            conntrack: self.conntrack && !before.conntrack,
-            ports: self.ports.difference(&before.ports).copied().collect(),
-        };
-        new.alarms(usage).map(|(backend, alarm)| (backend, alarm.kind, alarm.message)).collect()
+    fn news(
+        &self,
+        before: &Self,
+        datapath: DatapathKind,
+        usage: &Usage,
+    ) -> Vec<(Option<SocketAddr>, AlarmKind, String)> {
+        let new =
+            Self { table: self.table && !before.table, ports: self.ports.difference(&before.ports).copied().collect() };
+        new.alarms(datapath, usage).map(|(backend, alarm)| (backend, alarm.kind, alarm.message)).collect()
     }
 
     /// The alarms, and the backend that each is about.
-    fn alarms<'a>(&'a self, usage: &'a Usage) -> impl Iterator<Item = (Option<SocketAddr>, Alarm)> + 'a {
-        let conntrack = self.conntrack.then(|| {
-            let message = conntrack_message(usage);
-            (None, Alarm { kind: AlarmKind::ConntrackFilling, message })
-        });
+    fn alarms<'a>(
+        &'a self,
+        datapath: DatapathKind,
+        usage: &'a Usage,
+    ) -> impl Iterator<Item = (Option<SocketAddr>, Alarm)> + 'a {
+        let table = self.table.then(|| (None, filling(datapath, usage)));
         let ports = usage.ports.iter().filter(|port| self.ports.contains(&key(port)));
-        conntrack.into_iter().chain(
+        table.into_iter().chain(
             ports.map(|port| {
                 (Some(port.backend), Alarm { kind: AlarmKind::PortsRunningOut, message: ports_message(port) })
             }),
@@ -167,17 +186,6 @@ impl Raised {
 
 const fn key(port: &PortUse) -> (IpAddr, SocketAddr) {
     (port.source, port.backend)
-}
-
-fn conntrack_message(usage: &Usage) -> String {
-    let Usage { flows, flows_max, .. } = *usage;
-    format!(
-        "conntrack is {} % full: {} of {} entries; once it is full, new connections are dropped: raise \
-         net.netfilter.nf_conntrack_max (see `shunt doctor`)",
-        flows * 100 / flows_max.max(1),
-        thousands(flows),
-        thousands(flows_max),
-    )
 }
 
 fn ports_message(port: &PortUse) -> String {
@@ -191,21 +199,10 @@ fn ports_message(port: &PortUse) -> String {
     )
 }
 
-/// `262144` as `262,144`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use DatapathKind::{Ebpf, Nft};
+
     use super::*;
 
     fn usage(flows: u64, ports: &[(&str, u64)]) -> Usage {
@@ -231,8 +228,8 @@ mod tests {
         ] {
             let usage = usage(flows, &[]);
             let after = raised.clone().after(&usage);
-            assert_eq!(after.conntrack, is_high, "{flows}");
-            assert_eq!(!after.news(&raised, &usage).is_empty(), is_news, "{flows}");
+            assert_eq!(after.table, is_high, "{flows}");
+            assert_eq!(!after.news(&raised, Nft, &usage).is_empty(), is_news, "{flows}");
             raised = after;
         }
     }
@@ -242,13 +239,14 @@ mod tests {
         let (one, two) = ("10.0.0.11:3306", "10.0.0.12:3306");
         let first = usage(0, &[(one, 47_000), (two, 45_000)]);
         let raised = Raised::default().after(&first);
-        let alarms: Vec<_> = raised.alarms(&first).map(|(backend, _)| backend.unwrap().to_string()).collect();
+        let alarms: Vec<_> = raised.alarms(Nft, &first).map(|(backend, _)| backend.unwrap().to_string()).collect();
         assert_eq!(alarms, [one]);
         let second = usage(0, &[(one, 42_000), (two, 60_000)]);
         let later = raised.clone().after(&second);
-        let news: Vec<_> = later.news(&raised, &second).into_iter().map(|(backend, ..)| backend.unwrap()).collect();
+        let news: Vec<_> =
+            later.news(&raised, Nft, &second).into_iter().map(|(backend, ..)| backend.unwrap()).collect();
         assert_eq!(news, [two.parse().unwrap()], "the first is still above the lower mark, which is no news");
-        assert_eq!(later.alarms(&second).count(), 2);
+        assert_eq!(later.alarms(Nft, &second).count(), 2);
         assert_eq!(later.after(&usage(0, &[])), Raised::default(), "flows that are gone take no ports");
     }
 
@@ -256,10 +254,12 @@ mod tests {
     fn the_alarms_name_the_numbers_and_what_to_do() {
         let full = Usage { flows: 186_123, flows_max: 262_144, ..usage(0, &[("10.0.0.11:3306", 47_000)]) };
         let raised = Raised::default().after(&full);
-        let messages: Vec<_> = raised.alarms(&full).map(|(_, alarm)| alarm.message).collect();
+        let table = raised.alarms(Ebpf, &full).next().map(|(_, alarm)| alarm.message);
+        let messages: Vec<_> = raised.alarms(Nft, &full).map(|(_, alarm)| alarm.message).chain(table).collect();
         insta::assert_snapshot!(messages.join("\n"), @r#"
         conntrack is 71 % full: 186,123 of 262,144 entries; once it is full, new connections are dropped: raise net.netfilter.nf_conntrack_max (see `shunt doctor`)
         10.0.0.2 has 47,000 of 64,512 source ports towards 10.0.0.11:3306 taken; once all are, new connections are dropped: give the listener a larger pool of addresses with snat = ["FIRST-LAST"]
+        the flow table is 71 % full: 186,123 of 262,144 entries; once it is full, new connections are refused: raise `max_flows` in [agent] of shunt.toml, which takes a `shunt purge`
         "#);
     }
 

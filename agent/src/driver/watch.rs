@@ -1,18 +1,17 @@
-//! Keeping the kernel in line: a comparison on every change that somebody else commits to nftables, and on a timer.
+//! Keeping the kernel in line: a comparison on every change that somebody else makes, where the datapath gives notice of
+//! that, and on a timer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use shunt_core::cluster::Entry;
-use shunt_core::datapath::{DatapathError, Drift};
-use shunt_rules::Notices;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use shunt_core::datapath::{Datapath, DatapathError, Drift};
 
 use super::agent::{Agent, write};
 use super::cluster::Shared;
 use super::worker::Gone;
+use crate::datapath::Notices;
 
 /// The comparison that happens even if nobody gave notice.
 const EVERY: Duration = Duration::from_secs(10);
@@ -20,9 +19,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Starts the task that listens to the kernel and compares.
-pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
-    // SAFETY: a subscription owns its socket, keeps it open until it is dropped, and always names that one descriptor.
-    let notices = unsafe { AsyncFd::register_with_interest(notices, Interest::READABLE) };
+pub fn start(agent: Arc<Agent>, mut notices: Notices) {
     let files = agent.clone();
     tokio::spawn(async move {
         // Names are resolved there, which may take long: drift must not wait for it.
@@ -36,7 +33,6 @@ pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
             }
         }
     });
-    let mut notices = notices.map_err(|refused| refused.into_parts().1)?;
     tokio::spawn(async move {
         let mut timer = tokio::time::interval(EVERY);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -47,14 +43,14 @@ pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
                     let full = !agent.shared.journal.has_room().await;
                     agent.disk_is_full.store(full, Ordering::Relaxed);
                 }
-                changed = others_changed(&mut notices), if listening => match changed {
+                changed = notices.others_changed(), if listening => match changed {
                     Ok(true) => {
                         agent.sight.rules_changed.store(true, Ordering::Relaxed);
                         tokio::time::sleep(SETTLE).await;
                     }
                     Ok(false) => continue,
                     Err(error) => {
-                        tracing::error!(%error, "no notice of changes to nftables any more: drift is found on a timer only");
+                        tracing::error!(%error, "no notice of others' changes any more: drift is found on a timer only");
                         listening = false;
                     }
                 },
@@ -62,20 +58,13 @@ pub fn start(agent: Arc<Agent>, notices: Notices) -> std::io::Result<()> {
             agent.compare().await;
         }
     });
-    Ok(())
-}
-
-/// Waits for the kernel's notices and reads them: whether any is of somebody else's change.
-async fn others_changed(notices: &mut AsyncFd<Notices>) -> std::io::Result<bool> {
-    let mut ready = notices.readable_mut().await?;
-    let changed = ready.get_inner_mut().others_changed();
-    ready.clear_ready();
-    changed
 }
 
 impl Agent {
     async fn compare(&self) {
-        let found = self.shared.datapath.run(|datapath| datapath.reconcile()).await;
+        // An interface that has just come is no drift: upkeep sees to it.
+        let compare = |datapath: &mut Box<dyn Datapath>| datapath.upkeep().and_then(|()| datapath.reconcile());
+        let found = self.shared.datapath.run(compare).await;
         self.shared.counters.reconciled(self.shared.clock.unix_ms_now());
         self.note_drift(found);
     }

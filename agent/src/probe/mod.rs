@@ -39,13 +39,19 @@ pub struct ProbeSpec {
     pub promotes: bool,
 }
 
-/// How urgently somebody wants to know. A change takes effect at once.
+/// How urgently somebody wants to know. A change takes effect at once. Sent again as it is, it asks for one round now:
+/// [`hasten`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cadence {
     /// A round every `ProbeSpec::interval`.
     Normal,
     /// A round every 50 ms: evidence is being gathered.
     Urgent,
+}
+
+/// Has everybody who goes by that cadence ask once, now.
+pub fn hasten(cadence: &watch::Sender<Cadence>) {
+    cadence.send_modify(|_| {});
 }
 
 /// A running probe. Dropping it ends the probe and closes its connection.

@@ -36,6 +36,8 @@ struct Probe {
     observations: mpsc::Sender<Observation>,
     clock: Clock,
     phase: Duration,
+    /// The cadence when it was last looked at.
+    known: Cadence,
     /// Since when it is urgent, as far as this probe has taken notice.
     urgent_since: Option<Mono>,
 }
@@ -55,7 +57,9 @@ pub async fn run(
 ) {
     let phase = phase(spec.server, spec.interval);
     let login = Login::new(spec.clone());
-    let Err(Gone) = (Probe { spec, cadence, observations, clock, phase, urgent_since: None }).observe(login).await;
+    let known = *cadence.borrow();
+    let Err(Gone) =
+        (Probe { spec, cadence, observations, clock, phase, known, urgent_since: None }).observe(login).await;
 }
 
 impl Probe {
@@ -124,11 +128,20 @@ impl Probe {
         self.observations.send(seen).await.map_err(|_| Gone)
     }
 
-    /// Waits for the next tick, by whatever cadence is in force by then. That it has turned urgent is a tick of its own.
+    /// Waits for the next tick, by whatever cadence is in force by then. That it has turned urgent is a tick of its own, and so
+    /// is being asked to hasten, be it while the last round was under way.
     async fn next(&mut self, tick: Tick) -> Result<(), Gone> {
         let from = self.clock.now();
+        let mut is_told = false;
         loop {
-            match (*self.cadence.borrow_and_update(), self.urgent_since) {
+            let cadence = {
+                let cadence = self.cadence.borrow_and_update();
+                is_told |= cadence.has_changed();
+                *cadence
+            };
+            let is_hastened = is_told && cadence == self.known;
+            self.known = cadence;
+            match (cadence, self.urgent_since) {
                 (Cadence::Normal, _) => self.urgent_since = None,
                 (Cadence::Urgent, Some(_)) => {}
                 (Cadence::Urgent, None) => {
@@ -136,12 +149,18 @@ impl Probe {
                     return Ok(());
                 }
             }
+            if is_hastened {
+                return Ok(());
+            }
             let urgent_for = self.urgent_since.map(|since| from.since(since));
             let every = every(tick, urgent_for).map_or(self.spec.interval, |every| every.min(self.spec.interval));
             let at = self.clock.instant(following(from, every, self.phase)).into();
             tokio::select! {
                 () = sleep_until(at) => return Ok(()),
-                changed = self.cadence.changed() => changed.map_err(|_| Gone)?,
+                changed = self.cadence.changed() => {
+                    changed.map_err(|_| Gone)?;
+                    is_told = true;
+                }
                 () = self.observations.closed() => return Err(Gone),
             }
         }

@@ -14,9 +14,11 @@ use shunt_core::cluster::ListenerState;
 use shunt_core::config::ListenerRole;
 use shunt_core::operation::{Kind, Outcome};
 
+use super::signals;
+use crate::config::DatapathKind;
 use crate::driver::Agent;
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// What is counted as it happens; everything else is read off the status when somebody asks.
 #[derive(Clone, Debug)]
@@ -150,6 +152,10 @@ pub async fn metrics_text(agent: &Agent) -> String {
     build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
     registry.register("build_info", "The version that runs", build);
 
+    let datapath = Family::<Labels, Gauge>::default();
+    datapath.get_or_create(&vec![("datapath", agent.settings().datapath.word().to_owned())]).set(1);
+    registry.register("datapath_info", "The datapath that holds the mappings", datapath);
+
     let up = Family::<Labels, Gauge>::default();
     let mapping = Family::<Labels, Gauge>::default();
     let epoch = Family::<Labels, Gauge>::default();
@@ -211,6 +217,10 @@ pub async fn metrics_text(agent: &Agent) -> String {
     registry.register("listener_connections", "Established connections through the listener", connections);
 
     register_usage(&mut registry, agent).await;
+    if let Some(told) = agent.connect_times().await {
+        let clusters = agent.listeners();
+        signals::register(&mut registry, told, |pair| clusters.get(&pair.listener).map(ToString::to_string));
+    }
 
     let mut text = String::new();
     if let Err(error) = encode(&mut text, &registry) {
@@ -227,13 +237,22 @@ async fn register_usage(registry: &mut Registry, agent: &Agent) {
             gauge.set(value.cast_signed());
             gauge
         };
-        registry.register("conntrack_entries", "Connections that the kernel tracks, of the host", gauge(usage.flows));
-        registry.register("conntrack_max", "How many it can track; 0: any number", gauge(usage.flows_max));
+        let (entries, max) = (gauge(usage.flows), gauge(usage.flows_max));
+        match agent.settings().datapath {
+            DatapathKind::Nft => {
+                registry.register("conntrack_entries", "Connections that the kernel tracks, of the host", entries);
+                registry.register("conntrack_max", "How many it can track; 0: any number", max);
+            }
+            DatapathKind::Ebpf => {
+                registry.register("flow_table_entries", "Connections in the flow table", entries);
+                registry.register("flow_table_max", "How many it has room for; 0: there is none yet", max);
+            }
+        }
         let turned_away = Counter::<u64>::default();
         turned_away.inc_by(usage.turned_away);
         registry.register(
             "turned_away",
-            "Packets of new connections that found no place in conntrack or no free port, of the host",
+            "Packets of new connections that found no place in the table of connections or no free port, of the host",
             turned_away,
         );
         let ports = Family::<Labels, Gauge>::default();
@@ -242,6 +261,14 @@ async fn register_usage(registry: &mut Registry, agent: &Agent) {
             ports.get_or_create(&labels).set(port.taken.cast_signed());
         }
         registry.register("snat_ports_taken", "Source ports of 64512 that connections to the backend take", ports);
+    }
+    let events = agent.datapath_events().await;
+    if !events.is_empty() {
+        let packets = Family::<Labels, Counter>::default();
+        for (event, count) in events {
+            packets.get_or_create(&vec![("event", event.to_owned())]).inc_by(count);
+        }
+        registry.register("ebpf_packets", "What became of packets and connections in the eBPF programs", packets);
     }
     if let Some(listeners) = agent.refused().await {
         let refused = Family::<Labels, Counter>::default();

@@ -2,6 +2,7 @@
 
 mod log;
 mod metrics;
+mod signals;
 mod systemd;
 
 pub use log::init as init_log;

@@ -18,6 +18,7 @@ pub mod manage;
 pub mod mapping;
 pub mod note;
 pub mod pool;
+pub mod signal;
 pub mod tally;
 pub mod tcp;
 

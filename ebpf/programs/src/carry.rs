@@ -17,6 +17,7 @@ use crate::ingress::{DROP, want};
 use crate::maps::{FLOWS, count};
 use crate::packet::{Ip, headers};
 use crate::route::{self, NoWay, Way};
+use crate::signal;
 
 #[inline(never)]
 pub fn carry<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> i32 {
@@ -94,6 +95,11 @@ fn passed_on<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u6
 /// What the packet says about its connection.
 #[inline(always)]
 fn note(flow: &mut Flow, segment: &Segment, now: u64, length: u32) {
+    if flow.state & state::FROM_CLIENT != 0 {
+        signal::from_client(flow, segment, now);
+    } else {
+        signal::from_backend(flow, segment, now);
+    }
     flow.seen = now;
     flow.bytes += u64::from(length);
     flow.packets += 1;

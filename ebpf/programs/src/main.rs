@@ -2,7 +2,7 @@
 //!
 //! `ingress` decides what a packet is to us → `open` makes a flow of a SYN → `carry` passes a flow's packet on, asking
 //! `live` and `route` → `reset` answers what may not pass. `admit` asks lists and limits, `icmp` translates and makes ICMP
-//! errors, `keep` puts packets by, `manage` does what the agent asks for. `packet` reads and writes headers, `maps` is what is shared
+//! errors, `keep` puts packets by, `signal` notes how backends answer, `manage` does what the agent asks for. `packet` reads and writes headers, `maps` is what is shared
 //! with the agent.
 //!
 //! A packet that is no listener's leaves as it came, `TCX_NEXT`: other programs and the host's stack see it untouched.
@@ -24,6 +24,7 @@ mod open;
 mod packet;
 mod reset;
 mod route;
+mod signal;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

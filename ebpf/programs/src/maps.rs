@@ -10,6 +10,7 @@ use shunt_ebpf_common::flow::{Endpoint, Flow, Tuple};
 use shunt_ebpf_common::kept::{Frame, MAX_HELD, MAX_KEPT, PACKET, Piece, SYN};
 use shunt_ebpf_common::mapping::{Mapping, Pair};
 use shunt_ebpf_common::pool::{MAX_POOLS, Pool};
+use shunt_ebpf_common::signal::Signals;
 use shunt_ebpf_common::tally::{Event, Tally};
 
 use crate::atomic;
@@ -38,6 +39,10 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::A
 /// What is counted for each mapping, in the mapping's slot. Mapped into the agent's memory.
 #[map]
 pub static TALLIES: Array<Tally> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What traffic tells of each pair's backend, in the pair's slot. Mapped into the agent's memory.
+#[map]
+pub static SIGNALS: Array<Signals> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Mapped into the agent's memory.
 #[map]

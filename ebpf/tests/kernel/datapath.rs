@@ -10,8 +10,9 @@ use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
-use shunt_core::datapath::{Change, Datapath as _, DatapathError};
+use shunt_core::datapath::{Change, Datapath as _, DatapathError, Meter};
 use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
+use shunt_core::signal::{SILENCE, Signals};
 use shunt_ebpf::common::flow::{Endpoint, Flow, Tuple, state};
 use shunt_ebpf::{EbpfDatapath, Options, Size, endpoint};
 use shunt_tests::star::{CLIENT, Ip, PATIENCE, PROXY};
@@ -240,5 +241,57 @@ fn there_is_no_room_for_more_than_fits_and_the_refusal_changes_nothing() -> Resu
         }
         lab.star.dial(CLIENT, Ip::V4.listener())?.echo()?;
         Ok(())
+    })
+}
+
+#[test]
+fn a_meter_tells_what_traffic_says_of_every_live_pair() -> Result<()> {
+    on_the_proxy("datapath::a_meter_tells", |lab| {
+        let mut datapath = lab.open();
+        let mut meter = datapath.meter()?;
+        let told = |meter: &mut dyn Meter| -> Result<Vec<Signals>> {
+            let mut told = Vec::new();
+            meter.signals(&mut |signals| told.push(signals.clone()))?;
+            Ok(told)
+        };
+        assert_eq!(told(&mut *meter)?, [], "nothing is loaded");
+        set(&mut datapath, to(0));
+        let call = lab.star.dial(CLIENT, Ip::V4.listener())?;
+        call.echo()?;
+        let first = told(&mut *meter)?;
+        let [signals] = &first[..] else { anyhow::bail!("{first:?}") };
+        assert_eq!((signals.listener, signals.backend), (Ip::V4.listener(), Ip::V4.db(0)));
+        assert_eq!((signals.counts.syns, signals.counts.syn_acks, signals.awaited), (1, 1, None));
+        let times = meter.connect_times()?;
+        let [time] = &times[..] else { anyhow::bail!("{times:?}") };
+        assert_eq!(time.buckets.iter().map(|(_, count)| count).sum::<u64>(), 1);
+        let (at_most, _) = time.buckets.iter().find(|(_, count)| *count > 0).context("no bucket")?;
+        ensure!(!time.total.is_zero() && time.total < *at_most, "{time:?}");
+        // One backend goes, another comes, the first returns: a pair that returns is another one, and begins anew.
+        set(&mut datapath, to(1));
+        set(&mut datapath, to(0));
+        let second = told(&mut *meter)?;
+        let [signals] = &second[..] else { anyhow::bail!("{second:?}") };
+        assert_eq!((signals.backend, signals.counts.syns), (Ip::V4.db(0), 0));
+        ensure!((signals.place, signals.life) != (first[0].place, first[0].life));
+        // And the next agent reads on.
+        lab.star.dial(CLIENT, Ip::V4.listener())?.echo()?;
+        drop(datapath);
+        let datapath = lab.open();
+        let mut meter = datapath.meter()?;
+        assert_eq!(told(&mut *meter)?[0].counts.syns, 1);
+        datapath_is_silent(lab, &mut *meter)
+    })
+}
+
+/// The backend goes without a word; what clients ask it is awaited longer and longer.
+fn datapath_is_silent(lab: &Lab<'_>, meter: &mut dyn Meter) -> Result<()> {
+    let call = lab.star.dial(CLIENT, Ip::V4.listener())?;
+    lab.star.unplug(0)?;
+    call.order("ping")?;
+    eventually("silence", PATIENCE, || {
+        let mut awaited = None;
+        meter.signals(&mut |signals| awaited = signals.awaited)?;
+        Ok(awaited.filter(|time| *time >= SILENCE).map(drop))
     })
 }

@@ -12,5 +12,6 @@ mod loading;
 mod local;
 mod packets;
 mod routing;
+mod signals;
 mod tidying;
 mod verifier;

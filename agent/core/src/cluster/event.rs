@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::plan::Plan;
 use crate::observation::Observation;
 use crate::operation::{Ending, Intent, Notice, OpId, Operation, Order, OrderId, Outcast, Report, TaskError};
+use crate::signal::Suspicion;
 use crate::{Epoch, Mono};
 
 /// What can happen to a cluster.
@@ -78,6 +79,8 @@ pub enum Event {
         order: OrderId,
         result: Result<Report, TaskError>,
     },
+    /// Traffic gives a reason to ask a server at once. No decision follows from it, only from what is then observed.
+    Suspected(Suspicion),
     /// [`Cluster::next_deadline`] has come.
     Deadline,
 }
@@ -98,6 +101,8 @@ pub enum Action {
     Commit(Plan),
     /// Ask the servers at this pace from now on.
     Pace(Pace),
+    /// Ask every server once, now, whatever the pace is.
+    Hasten,
     /// A line of history.
     Record(Entry),
     /// Write the operation into the journal; when it is there, start these tasks and report `Begun`. If it cannot be

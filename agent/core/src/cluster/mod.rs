@@ -27,6 +27,7 @@ mod operate;
 mod plan;
 mod readers;
 mod status;
+mod suspect;
 mod verdict;
 mod view;
 
@@ -50,6 +51,7 @@ pub use view::View;
 use lapse::Lapses;
 use operate::{LeftStopped, Lingering, Readiness, Restoring, Returning, Run};
 use readers::Fit;
+use suspect::Suspected;
 
 use crate::config::{ClusterConfig, FailoverMode};
 use crate::observation::Outcome;
@@ -107,6 +109,7 @@ pub struct Cluster {
     /// What semi-sync proved when the listeners were fenced because the primary is dead: from there on it could
     /// acknowledge nothing to a client any more.
     proof: Option<Proof>,
+    suspected: BTreeMap<SocketAddr, Suspected>,
     /// The moment of the last event.
     clock: Mono,
     /// The mode to be in when the operation is over.
@@ -180,6 +183,7 @@ impl Cluster {
             lingering: Lingering::default(),
             left_stopped: LeftStopped::default(),
             proof: None,
+            suspected: BTreeMap::new(),
             clock: now,
             mode_after: None,
             sealed: remembered.unreadable,
@@ -228,6 +232,7 @@ impl Cluster {
         self.servers =
             config.servers.iter().map(|s| (s.address, known.remove(&s.address).unwrap_or_default())).collect();
         self.config = config;
+        self.suspected.retain(|server, _| self.servers.contains_key(server));
         if self.primary.is_some_and(|p| !self.servers.contains_key(&p)) {
             self.primary = None;
             self.open = false;
@@ -254,6 +259,10 @@ impl Cluster {
         let mut actions = Vec::new();
         self.clock = now;
         match event {
+            Event::Suspected(suspicion) => {
+                self.suspect(suspicion, now, &mut actions);
+                return actions;
+            }
             Event::Observed(seen) => self.observed(&seen),
             Event::Pin { listener, server } => self.pin(listener, server, &mut actions),
             Event::Unpin { listener } => {

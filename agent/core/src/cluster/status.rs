@@ -92,6 +92,8 @@ pub struct ServerStatus {
     pub state: String,
     /// The last failure in the server's or the kernel's words, if it has not answered since.
     pub failure: Option<String>,
+    /// What traffic makes it suspect of, until it has answered a question that was asked for that reason.
+    pub suspected: Option<String>,
     pub read_only: Option<bool>,
     pub gtid_executed: Option<String>,
     pub lag: Option<Duration>,
@@ -197,6 +199,7 @@ impl Cluster {
                         Evidence::Gone => "down".to_owned(),
                     },
                     failure: health.failure().map(|f| f.detail.clone()),
+                    suspected: self.suspicion(config.address),
                     read_only: state.map(|s| !s.is_writable()),
                     gtid_executed: state.map(|s| s.gtid_executed.clone()),
                     lag: state.and_then(|s| s.channels.iter().filter_map(|c| c.lag).chain(health.group_lag()).max()),

@@ -123,8 +123,9 @@ pub enum AlarmKind {
     AddressAbsent,
     /// Somebody else's NAT names a listener's port.
     ForeignNat,
-    /// The table of connections is almost full.
+    /// The table of connections is almost full: conntrack's, or that of the eBPF datapath.
     ConntrackFilling,
+    FlowTableFilling,
     /// A source address has almost no ports left towards a server.
     PortsRunningOut,
     /// An operation cannot go on, and waits.
@@ -160,6 +161,7 @@ impl AlarmKind {
             Self::AddressAbsent => "address absent",
             Self::ForeignNat => "foreign NAT",
             Self::ConntrackFilling => "conntrack filling",
+            Self::FlowTableFilling => "flow table filling",
             Self::PortsRunningOut => "ports running out",
             Self::OperationStuck => "operation stuck",
             Self::PrimaryCastOut => "primary cast out",

@@ -142,7 +142,7 @@ impl World {
                 self.pays_debts(p);
                 None
             }
-            Action::Pace(_) | Action::Record(_) | Action::Notify(_) => None,
+            Action::Pace(_) | Action::Hasten | Action::Record(_) | Action::Notify(_) => None,
         }
     }
 

@@ -61,6 +61,21 @@ max_lag = "5s"
 fallback = "primary"          # | "none": when no replica is fit
 "#;
 
+#[cfg(feature = "ebpf")]
+#[test]
+fn the_ebpf_datapath_is_told_where_and_how_large_it_is() {
+    let read = |more: &str| load(&[("shunt.toml", &format!("[agent]\ndatapath = \"ebpf\"\n{more}"))]);
+    let usual = read("table = \"shunt_two\"\n");
+    assert_eq!(usual.render(false), "", "a table's name stays: it says what was there before");
+    let usual = usual.agent.expect("the agent's file");
+    assert_eq!((usual.datapath, usual.max_flows, usual.interfaces.len()), (DatapathKind::Ebpf, 1_000_000, 0));
+    assert_eq!(usual.pins.to_str(), Some("/sys/fs/bpf/shunt"));
+    let told =
+        read("interfaces = [\"eth0\"]\npins = \"/run/bpf/x\"\nmax_flows = 5_000\n").agent.expect("the agent's file");
+    assert_eq!((told.max_flows, told.interfaces), (5_000, vec!["eth0".to_owned()]));
+    assert_eq!(told.pins.to_str(), Some("/run/bpf/x"));
+}
+
 #[test]
 fn the_documented_samples_load_without_a_word() {
     let loaded = load(&[("shunt.toml", SAMPLE_AGENT), ("clusters.d/orders.toml", SAMPLE_CLUSTER)]);
@@ -229,14 +244,13 @@ fn no_translation_and_a_pool_of_addresses_are_understood() {
 
 #[test]
 fn hooks_are_commands_or_webhooks_and_the_http_socket_can_be_turned_off() {
-    let text = "[agent]\nhttp = \"\"\ntable = \"mine\"\ninterfaces = [\"eth0\"]\n\
+    let text = "[agent]\nhttp = \"\"\ntable = \"mine\"\n\
                 [hooks]\nfence = \"/usr/bin/fence now\"\nnotify = \"https://chat.example/x\"\n";
     let loaded = load(&[("shunt.toml", text)]);
     assert!(!loaded.has_errors(), "{}", loaded.render(false));
     assert_eq!(loaded.render(false), "");
     let agent = loaded.agent.unwrap();
     assert_eq!((agent.http, agent.table.as_str()), (None, "mine"));
-    assert_eq!(agent.interfaces, ["eth0"]);
     let fence = Hook { call: Call::Command("/usr/bin/fence now".into()), timeout: Duration::from_secs(30) };
     assert_eq!(agent.hooks.fence, Some(fence));
     let Some(Hook { call: Call::Webhook(webhook), .. }) = agent.hooks.notify else { panic!("a webhook") };

@@ -102,10 +102,24 @@ fn a_cluster_that_nobody_can_be_promoted_in_is_warned_about() {
     insta::assert_snapshot!(rendered(&[("clusters.d/a.toml", &text)]));
 }
 
+#[cfg(not(feature = "ebpf"))]
+#[test]
+fn without_ebpf_it_is_refused_with_the_reason() {
+    let said = rendered(&[("shunt.toml", "[agent]\ndatapath = \"ebpf\"\n")]);
+    assert!(said.contains("this shunt is built without the eBPF datapath"), "{said}");
+}
+
+#[test]
+fn what_is_for_ebpf_alone_is_an_error_beside_nftables() {
+    let agent = "[agent]\ninterfaces = [\"eth0\"]\npins = \"/sys/fs/bpf/shunt\"\nmax_flows = 1000\n";
+    insta::assert_snapshot!(rendered(&[("shunt.toml", agent)]));
+}
+
 #[cfg(feature = "ebpf")]
 #[test]
-fn ebpf_is_refused_with_the_reason() {
-    insta::assert_snapshot!(rendered(&[("shunt.toml", "[agent]\ndatapath = \"ebpf\"\n")]));
+fn what_the_ebpf_datapath_is_told_wrongly_shows_with_its_place() {
+    let agent = "[agent]\ndatapath = \"ebpf\"\ninterfaces = [\"eth 0\", 1]\npins = \"bpf\"\nmax_flows = 10\n";
+    insta::assert_snapshot!(rendered(&[("shunt.toml", agent)]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::signal::{Sign, Suspicion};
 
 #[derive(Clone, Copy, Debug)]
 enum Happening {
@@ -18,6 +19,7 @@ enum Happening {
     Resume,
     Late,
     Lapse,
+    Suspect(u8),
     Break(Option<Stage>),
 }
 
@@ -49,6 +51,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Resume),
         1 => Just(Happening::Late),
         1 => Just(Happening::Lapse),
+        2 => server().prop_map(Happening::Suspect),
         1 => stage.prop_map(Happening::Break),
     ]
 }
@@ -76,6 +79,12 @@ impl World {
             // A fence that cannot be committed is another test's.
             Happening::Lapse if self.fail_at.is_some() || self.machine.trouble().is_some() => {}
             Happening::Lapse => self.event(Event::LeaseLapsed { listeners: vec![writer(), reader()] }),
+            Happening::Suspect(n) => {
+                let before = self.machine.assessment().clone();
+                let (listener, sign) = (writer(), Sign::Silence);
+                self.event(Event::Suspected(Suspicion { listener, backend: db(n), sign, awaited: None }));
+                assert_eq!(before, *self.machine.assessment(), "traffic alone decides nothing");
+            }
             Happening::Break(stage) => self.fail_at = stage,
         }
     }

@@ -8,6 +8,7 @@ mod leases;
 mod machine;
 mod operations;
 mod readers;
+mod suspect;
 mod transitions;
 
 use std::collections::BTreeMap;

@@ -28,7 +28,7 @@ const HAPPENINGS: [Happening; 9] = [
 ];
 
 /// A cluster under each verdict, db1 being the primary of the epoch.
-fn under(verdict: Verdict) -> World {
+pub(super) fn under(verdict: Verdict) -> World {
     let mut world = World::healthy(3);
     match verdict {
         Verdict::Healthy => {}

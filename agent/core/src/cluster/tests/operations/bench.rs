@@ -209,7 +209,7 @@ impl Bench {
         for action in actions {
             match action {
                 Action::Record(entry) => self.history.push(entry),
-                Action::Pace(_) => {}
+                Action::Pace(_) | Action::Hasten => {}
                 Action::Notify(notice) => self.notices.push(notice),
                 Action::KeepOutcasts(outcasts) => self.outcasts = outcasts,
                 Action::Commit(plan) => {

@@ -1,0 +1,41 @@
+//! A shunt without eBPF: it can tell that a shunt with it has been here, and must not work beside what that one left.
+
+use std::path::Path;
+
+use shunt_core::datapath::{Datapath, DatapathError};
+use shunt_wire::namespace::cookie;
+
+use super::OpenError;
+use crate::config::AgentConfig;
+
+const WITHOUT: &str = "this shunt is built without the eBPF datapath";
+
+/// The configuration has refused it already.
+pub(super) fn check(_settings: &AgentConfig) -> Result<(), OpenError> {
+    Err(refused(DatapathError::Unsupported(WITHOUT.to_owned())))
+}
+
+pub(super) fn open(settings: &AgentConfig) -> Result<Box<dyn Datapath>, OpenError> {
+    check(settings)?;
+    unreachable!("the check never passes")
+}
+
+pub(super) fn leftover(pins: &Path) -> Result<Option<Box<dyn Datapath>>, OpenError> {
+    let what = || "tell which network namespace this is".to_owned();
+    let cookie = cookie().map_err(|source| refused(DatapathError::Kernel { what: what(), source }))?;
+    let folder = pins.join(cookie.to_string());
+    if !folder.join("maps/CONTROL").exists() {
+        return Ok(None);
+    }
+    let what = format!("{} holds an eBPF datapath of this network namespace, and {WITHOUT}", folder.display());
+    Err(refused(DatapathError::Unsupported(what)))
+}
+
+pub(super) fn purge_unread(_pins: &Path) -> Result<(), DatapathError> {
+    Err(DatapathError::Unsupported(WITHOUT.to_owned()))
+}
+
+fn refused(source: DatapathError) -> OpenError {
+    let hint = "have it taken away by `shunt purge` of a build with eBPF, or install such a build".to_owned();
+    OpenError { what: "two datapaths would be in force".to_owned(), source, hint }
+}

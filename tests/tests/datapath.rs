@@ -1,0 +1,227 @@
+//! What an operator does with the datapath itself: chooses it, changes it, has somebody meddle with it, takes it away.
+
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use shunt_tests::client::Pace;
+use shunt_tests::ports::connect;
+use shunt_tests::{Agent, Datapath, Install, Scene, agent, each_flavour, eventually, on_each_datapath, with_mysql};
+
+const SOON: Duration = Duration::from_secs(30);
+const ON_EBPF: &str = "[agent]\nhttp = \"127.0.0.1:9306\"\n";
+
+fn on_ebpf(install: &Install, count: u8) -> Result<Scene> {
+    Datapath::Ebpf.run(|| Scene::start(install, count))
+}
+
+/// The folders of network namespaces that hold maps.
+fn pinned(agent: &Agent) -> Vec<PathBuf> {
+    let folders = fs::read_dir(agent.pins()).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.filter(|folder| folder.join("maps/CONTROL").exists()).collect()
+}
+
+fn links(agent: &Agent) -> Result<Vec<PathBuf>> {
+    let folder = pinned(agent).pop().context("nothing is pinned")?.join("links");
+    Ok(fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect())
+}
+
+fn tables(scene: &Scene) -> Result<String> {
+    scene.proxy.ns().run("nft", &["list", "tables"])
+}
+
+/// A connection that has been greeted and says nothing.
+fn greeted(scene: &Scene) -> Result<TcpStream> {
+    let mut stream = connect(&scene.client, scene.listener(), SOON)?;
+    ensure!(stream.read(&mut [0; 512])? > 0, "the server greets");
+    Ok(stream)
+}
+
+/// It ends without having said anything.
+fn ensure_ended(mut stream: TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(SOON))?;
+    match stream.read(&mut [0; 512]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => anyhow::bail!("it was not reset: {other:?}"),
+    }
+}
+
+fn levels(report: &Value, check: &str) -> Vec<String> {
+    let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_it = findings.iter().filter(|f| f["check"] == check);
+    of_it.filter_map(|f| f["level"].as_str().map(str::to_owned)).collect()
+}
+
+each_flavour! {
+    fn another_one_takes_over_at_a_restart_and_only_one_is_ever_in_force(install) {
+        let mut scene = Scene::start(install, 2)?;
+        for (datapath, from, to) in [(Datapath::Ebpf, "nft", "ebpf"), (Datapath::Nft, "ebpf", "nft")] {
+            let idle = greeted(&scene)?;
+            scene.agent.stop()?;
+            scene.agent.use_datapath(datapath)?;
+            scene.agent.start()?;
+            ensure_ended(idle).with_context(|| scene.agent.log(60))?;
+            scene.wait_mapped(0)?;
+            ensure!(scene.reached()? == 1 && scene.epoch()? == 1);
+            let changed = scene.events("datapath_changed")?.pop().context("it is in the history")?;
+            let data = &changed["data"];
+            ensure!(data["from"] == from && data["to"] == to, "{changed}");
+            ensure!(data["connections"] == "1" && data["silent"] == "0", "{changed}");
+            let is_nft = datapath == Datapath::Nft;
+            ensure!(tables(&scene)?.contains("shunt") == is_nft && pinned(&scene.agent).is_empty() == is_nft, "{to}");
+        }
+        // Nothing to take away, nothing to tell.
+        scene.agent.stop()?;
+        scene.agent.start()?;
+        ensure!(scene.events("datapath_changed")?.len() == 2);
+        Ok(())
+    }
+}
+
+on_each_datapath! {
+    fn a_switchover_ends_the_sessions_and_loses_no_acknowledged_write(install) {
+        let mut scene = Scene::start_promoting(install, 3, "data_loss = \"allow\"")?;
+        scene.wait_verdict("healthy")?;
+        let second = scene.addresses()[1].to_string();
+        let (writer, idle) = (scene.write(Pace::default())?, greeted(&scene)?);
+        scene.agent.shunt_ok(&["switchover", "orders", "--to", &second])?;
+        scene.wait_mapped(1)?;
+        writer.wait_for_write(Instant::now())?;
+        ensure!(scene.reached()? == 2 && scene.epoch()? == 2);
+        ensure_ended(idle)?;
+        let acknowledged: Vec<String> = writer.finish()?.into_iter().filter_map(|a| a.outcome.ok()).collect();
+        scene.ensure_kept(&acknowledged, 1)
+    }
+}
+
+with_mysql! {
+    fn an_interface_that_is_not_there_is_named_and_costs_nothing_that_works(install) {
+        let mut scene = Scene::start(install, 1)?;
+        scene.agent.stop()?;
+        scene.agent.use_datapath(Datapath::Ebpf)?;
+        scene.agent.write_settings("[agent]\ninterfaces = [\"eth0\", \"eth7\"]\n")?;
+        let error = format!("{:#}", scene.agent.start().expect_err("there is no eth7"));
+        ensure!(error.contains("this host has no interface eth7; it has eth0, lo"), "{error}");
+        ensure!(scene.reached()? == 1, "nftables goes on");
+        ensure!(pinned(&scene.agent).is_empty());
+        scene.agent.write_settings("[agent]\ninterfaces = [\"eth0\"]\n")?;
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1 && links(&scene.agent)?.len() == 1);
+        Ok(())
+    }
+
+    fn somebody_takes_programs_and_maps_away_and_it_is_repaired_and_told(install) {
+        let scene = on_ebpf(install, 1)?;
+        let writer = scene.write(Pace { connect: SOON, write: SOON, ..Pace::default() })?;
+        let folder = pinned(&scene.agent).pop().context("it is pinned")?;
+        for victims in [links(&scene.agent)?, vec![folder.join("maps/FLOWS"), folder.join("maps/PAIRS")]] {
+            let before = scene.events("drift")?.len();
+            victims.iter().try_for_each(fs::remove_file)?;
+            eventually("the repair to be in the history", SOON, || {
+                Ok((scene.events("drift")?.len() > before).then_some(()))
+            })?;
+            ensure!(victims.iter().all(|path| path.exists()), "{victims:?}");
+            writer.wait_for_write(Instant::now())?;
+            ensure!(scene.reached()? == 1);
+        }
+        ensure!(scene.alarms()?.is_empty(), "{:?}", scene.alarms()?);
+        Ok(())
+    }
+
+    fn an_interface_that_comes_later_is_no_drift_and_carries_connections(install) {
+        let scene = on_ebpf(install, 1)?;
+        let before = links(&scene.agent)?.len();
+        scene.proxy.ns().ip("link add late type veth peer name far\nlink set late up\nlink set far up\naddress add 10.99.0.1/24 dev late")?;
+        eventually("the programs to be attached to it", SOON, || {
+            Ok((links(&scene.agent)?.len() > before).then_some(()))
+        })?;
+        scene.proxy.ns().ip("link delete late")?;
+        eventually("its link to go", SOON, || Ok((links(&scene.agent)?.len() == before).then_some(())))?;
+        ensure!(scene.events("drift")?.is_empty(), "{:?}", scene.events("drift")?);
+        ensure!(scene.reached()? == 1);
+        Ok(())
+    }
+
+    fn purge_takes_the_ebpf_datapath_away_when_no_agent_uses_it(install) {
+        let mut scene = on_ebpf(install, 1)?;
+        let refused = scene.agent.shunt(&["purge", "--yes"])?;
+        ensure!(refused.status.code() == Some(5), "{refused:?}");
+        scene.agent.stop()?;
+        ensure!(scene.reached()? == 1, "a stopped agent leaves the mapping");
+        scene.agent.shunt_ok(&["purge", "--yes"])?;
+        ensure!(pinned(&scene.agent).is_empty() && !scene.agent.pins().exists());
+        let refused = connect(&scene.client, scene.listener(), SOON);
+        ensure!(refused.is_err(), "nobody listens there any more");
+        let again = scene.agent.shunt(&["purge", "--yes"])?;
+        let said = String::from_utf8_lossy(&again.stderr).into_owned();
+        ensure!(again.status.success() && said.contains("nothing was to be purged"), "{again:?}");
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1);
+        Ok(())
+    }
+
+    fn what_is_pinned_for_a_network_namespace_goes_with_it_and_no_earlier(install) {
+        let mut scene = on_ebpf(install, 1)?;
+        let host = scene.lan.host("other", 9)?;
+        let mut other = Agent::prepare(&host)?;
+        other.share_pins(&scene.agent);
+        other.use_datapath(Datapath::Ebpf)?;
+        other.write_cluster("orders", &agent::following("orders", &scene.addresses(), host.at(3306)))?;
+        other.start()?;
+        other.wait_mapped(host.at(3306), scene.addresses()[0])?;
+        other.stop()?;
+        scene.agent.stop()?;
+        scene.agent.start()?;
+        ensure!(pinned(&scene.agent).len() == 2, "its agent may come back");
+        drop((other, host));
+        // The kernel takes namespaces away in its own time.
+        eventually("the pins of the namespace to go", SOON, || {
+            scene.agent.stop()?;
+            scene.agent.start()?;
+            Ok((pinned(&scene.agent).len() == 1).then_some(()))
+        })?;
+        ensure!(scene.reached()? == 1);
+        Ok(())
+    }
+
+    fn doctor_and_metrics_speak_of_the_datapath_that_is_configured(install) {
+        let mut scene = Datapath::Ebpf.run(|| Scene::prepare(install, 1))?;
+        scene.agent.write_settings(ON_EBPF)?;
+        scene.agent.write_cluster("orders", &scene.following())?;
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1);
+        let doctor = |scene: &Scene| -> Result<Value> {
+            Ok(serde_json::from_slice(&scene.agent.shunt(&["doctor", "--json"])?.stdout)?)
+        };
+        scene.proxy.ns().nft(
+            "table ip other { chain pre { type nat hook prerouting priority -100; tcp dport 3306 dnat to 10.9.9.9:1; }; }",
+        )?;
+        let report = doctor(&scene)?;
+        ensure!(levels(&report, "eBPF") == ["ok"] && levels(&report, "eBPF pins") == ["ok"], "{report}");
+        ensure!(levels(&report, "capabilities") == ["ok"] && levels(&report, "nftables") == ["ok"], "{report}");
+        for check in ["foreign NAT", "conntrack", "rp_filter"] {
+            ensure!(levels(&report, check).is_empty(), "{check}: {report}");
+        }
+        ensure!(scene.alarms()?.is_empty(), "{:?}", scene.alarms()?);
+        scene.proxy.ns().sysctl("ipv4/conf/eth0/forwarding", "0")?;
+        let report = doctor(&scene)?;
+        ensure!(levels(&report, "forwarding").contains(&"problem".to_owned()), "{report}");
+
+        let mut stream = connect(&scene.proxy, SocketAddr::from(([127, 0, 0, 1], 9306)), SOON)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        ensure!(text.contains("shunt_datapath_info{datapath=\"ebpf\"} 1"), "{text}");
+        let opened = text.lines().find_map(|line| line.strip_prefix("shunt_ebpf_packets_total{event=\"opened\"} "));
+        ensure!(opened.is_some_and(|count| count != "0"), "{text}");
+        ensure!(!text.contains("shunt_conntrack"), "{text}");
+        Ok(())
+    }
+}
