@@ -58,7 +58,7 @@ pub(super) fn settle(settings: &AgentConfig, state: &Path) -> Result<Vec<Change>
     let (to, record) = (&Place::of(settings), Record::of(state));
     let former = record.read();
     let mut changes = Vec::new();
-    for from in places(settings, &former).into_iter().filter(|other| other != to) {
+    for from in places(settings, former.as_ref()).into_iter().filter(|other| other != to) {
         if let Some(datapath) = leftover(&from)? {
             tracing::warn!(%from, %to, "another datapath is still there, and is taken away");
             let (connections, silent) = take_down(datapath).map_err(|source| failed(&from, source))?;
@@ -76,15 +76,15 @@ pub(super) fn settle(settings: &AgentConfig, state: &Path) -> Result<Vec<Change>
 
 /// Everywhere that a datapath of this agent may be: where the configuration says, where either kind usually is, for the record
 /// may be lost, and where it was when the agent last started.
-fn places(settings: &AgentConfig, former: &Option<Place>) -> Vec<Place> {
+fn places(settings: &AgentConfig, former: Option<&Place>) -> Vec<Place> {
     let mut places = Place::all(settings).to_vec();
-    places.extend(former.iter().filter(|former| !Place::all(settings).contains(former)).cloned());
+    places.extend(former.filter(|former| !Place::all(settings).contains(former)).cloned());
     places
 }
 
 /// The same for whoever only wants to take everything away.
 pub fn everywhere(settings: &AgentConfig, state: &Path) -> Vec<Place> {
-    places(settings, &Record::of(state).read())
+    places(settings, Record::of(state).read().as_ref())
 }
 
 /// Ends everything that goes through it. The connections that there were, and those that did not answer.
