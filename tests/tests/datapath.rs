@@ -230,7 +230,7 @@ with_mysql! {
         let idle = greeted(&scene)?;
         scene.agent.stop()?;
         scene.agent.use_datapath(Datapath::Nft)?;
-        chown(&scene.agent.config().join("shunt.toml"), Some(UID), Some(UID))?;
+        chown(scene.agent.config().join("shunt.toml"), Some(UID), Some(UID))?;
         scene.agent.start()?;
         ensure_ended(idle)?;
         scene.wait_mapped(0)?;

@@ -154,6 +154,16 @@ pub fn filling(kind: DatapathKind, usage: &Usage) -> Alarm {
     Alarm { kind, message }
 }
 
+/// What to say of a table that has another size than is configured: it was made by an earlier configuration.
+pub fn other_size(settings: &AgentConfig, usage: &Usage) -> Option<String> {
+    let (is, wanted) = (usage.flows_max, u64::from(settings.max_flows));
+    let differs = settings.datapath == DatapathKind::Ebpf && is > 0 && is != wanted;
+    differs.then(|| {
+        let (is, wanted) = (thousands(is), thousands(wanted));
+        format!("the flow table has room for {is} connections, not for max_flows = {wanted}, until it is purged and made anew")
+    })
+}
+
 /// `262144` as `262,144`.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
