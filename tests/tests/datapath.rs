@@ -149,6 +149,20 @@ with_mysql! {
         Ok(())
     }
 
+    fn what_cannot_be_opened_does_not_cost_the_datapath_that_works(install) {
+        let mut scene = on_ebpf(install, 1)?;
+        let mut idle = greeted(&scene)?;
+        scene.agent.stop()?;
+        scene.proxy.ns().nft("table inet shunt { chain c { type filter hook input priority 0; tcp dport 9 drop; }; }")?;
+        scene.agent.use_datapath(Datapath::Nft)?;
+        let error = format!("{:#}", scene.agent.start().expect_err("the table is somebody else's"));
+        ensure!(error.contains("is not shunt's"), "{error}");
+        ensure!(scene.reached()? == 1, "eBPF goes on");
+        idle.write_all(&[1, 0, 0, 1, 1])?;
+        ensure!(idle.read(&mut [0; 512])? > 0, "a connection did not notice");
+        Ok(())
+    }
+
     fn purge_takes_the_ebpf_datapath_away_when_no_agent_uses_it(install) {
         let mut scene = on_ebpf(install, 1)?;
         let refused = scene.agent.shunt(&["purge", "--yes"])?;

@@ -88,14 +88,14 @@ pub async fn open(settings: &AgentConfig, state: &Path) -> Result<Opened, OpenEr
     let opening = tokio::task::spawn_blocking(move || {
         let place = Place::of(&settings);
         if matches!(place, Place::Ebpf { .. }) {
-            // What cannot be opened must not cost the one that works.
             ebpf::check(&settings)?;
         }
-        let changes = change::settle(&settings, &state)?;
-        let (datapath, notices) = match &place {
-            Place::Nft { table } => nft::open(table)?,
-            Place::Ebpf { .. } => (ebpf::open(&settings)?, Notices::None),
+        let open = || match &place {
+            Place::Nft { table } => nft::open(table),
+            Place::Ebpf { .. } => Ok((ebpf::open(&settings)?, Notices::None)),
         };
+        let changes = change::settle(&settings, &state, || open().map(drop))?;
+        let (datapath, notices) = open()?;
         Ok(Opened { datapath, notices, changes })
     });
     match opening.await {
