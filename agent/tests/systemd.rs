@@ -76,6 +76,21 @@ fn the_unit_asks_for_four_capabilities_and_no_more() {
 }
 
 #[test]
+fn the_unit_takes_nothing_away_that_the_ebpf_datapath_needs() {
+    let unit = read("shunt.service");
+    let allows = |key: &str, word: &str| {
+        let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)).filter(|value| !value.starts_with('~'));
+        values.any(|value| value.split_whitespace().any(|found| found == word))
+    };
+    for call in ["bpf", "sched_setaffinity"] {
+        assert!(allows("SystemCallFilter=", call), "{call}");
+    }
+    assert!(allows("RestrictAddressFamilies=", "AF_PACKET"));
+    // Everything else under /sys is read-only.
+    assert!(allows("ReadWritePaths=", "-/sys/fs/bpf/shunt"));
+}
+
+#[test]
 fn stopping_the_unit_runs_nothing_that_could_take_mappings_away() {
     let unit = read("shunt.service");
     assert!(!unit.lines().any(|line| line.starts_with("ExecStop")), "{unit}");
@@ -90,6 +105,7 @@ fn the_user_and_the_folders_are_made_as_the_unit_needs_them() {
     }
     let root = TempDir::new().expect("a folder");
     fs::create_dir_all(root.path().join("etc/shunt")).expect("etc");
+    fs::create_dir_all(root.path().join("sys/fs/bpf")).expect("sys");
     fs::write(root.path().join("etc/shunt/password"), "x").expect("a file");
     let at = format!("--root={}", root.path().display());
     // The tools look for what they are given below that root.
@@ -113,6 +129,8 @@ fn the_user_and_the_folders_are_made_as_the_unit_needs_them() {
         ("etc/shunt/clusters.d", 0o755, 0, 0),
         ("etc/shunt/password", 0o640, 0, gid),
         ("var/lib/shunt", 0o750, uid, gid),
+        ("sys/fs/bpf", 0o711, 0, 0),
+        ("sys/fs/bpf/shunt", 0o700, uid, gid),
     ] {
         let found = fs::metadata(root.path().join(path)).expect(path);
         assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (mode, owner, group), "{path}");

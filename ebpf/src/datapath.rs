@@ -282,8 +282,16 @@ impl Datapath for EbpfDatapath {
             None => return Ok(()),
         };
         pins.purge()?;
+        // Made for us by somebody else, or with another namespace's folder in it, it stays.
+        let stays = [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::DirectoryNotEmpty,
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::ResourceBusy,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ];
         match fs::remove_dir(&self.options.pins) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(error) if !stays.contains(&error.kind()) => {
                 Err(kernel(format!("remove {}", self.options.pins.display()))(error))
             }
             _ => Ok(()),

@@ -15,7 +15,7 @@ use shunt_ebpf_common::control::Control;
 
 use crate::orders::{MANAGE, REPLAY};
 use crate::tables::{MAPS, Tables};
-use crate::{Error, Pins};
+use crate::{Error, Pins, sys};
 
 /// Built by build.rs.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
@@ -121,13 +121,17 @@ impl Object {
         link.pin(&path).map(drop).map_err(|error| Error::kernel(&what, io::Error::other(error)))
     }
 
-    /// Whether it is these programs that the interface runs.
+    /// Whether it is these programs that the interface runs, by the link that is pinned for it. Asking the interface itself
+    /// would take CAP_SYS_ADMIN: it answers with numbers of programs, which nobody else may look up.
     pub fn is_attached(&mut self, interface: &str) -> Result<bool, Error> {
         let what = format!("ask what is attached to {interface}");
+        let number = nix::net::if_::if_nametoindex(interface).map_err(|error| Error::kernel(&what, error))?;
         let ours = self.program()?.info().map_err(|error| Error::program(&what, error))?.id();
-        let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)
-            .map_err(|error| Error::program(&what, error))?;
-        Ok(programs.iter().any(|program| program.id() == ours))
+        match sys::linked(&self.pins.link(number)) {
+            Ok(linked) => Ok((linked.interface, linked.program) == (number, ours)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::kernel(&what, error)),
+        }
     }
 
     /// Attaches to the interface anew, whatever is pinned for it.

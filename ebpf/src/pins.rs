@@ -120,7 +120,8 @@ impl Pins {
     /// may go and come back; so there must be a link of the loopback, and no link may run anywhere. In doubt, it is not.
     fn is_orphaned(&self) -> bool {
         let Ok(linked) = self.linked() else { return false };
-        let runs_nowhere = |interface: &u32| matches!(sys::linked_interface(&self.link(*interface)), Ok(0));
+        let runs_nowhere =
+            |interface: &u32| sys::linked(&self.link(*interface)).is_ok_and(|linked| linked.interface == 0);
         linked.contains(&LOOPBACK) && linked.iter().all(runs_nowhere)
     }
 

@@ -162,14 +162,23 @@ pub fn detach(path: &Path) -> io::Result<()> {
     call(BPF_LINK_DETACH, &mut Link { link: link.as_raw_fd() as u32 }).map(drop)
 }
 
-/// The interface that the program of the link pinned there runs on; 0: on none any more.
-pub fn linked_interface(path: &Path) -> io::Result<u32> {
+/// What a link binds together.
+pub struct Linked {
+    /// The interface that the program runs on; 0: on none any more.
+    pub interface: u32,
+    /// The program's number.
+    pub program: u32,
+}
+
+/// What the link that is pinned there binds together.
+pub fn linked(path: &Path) -> io::Result<Linked> {
     let link = pinned(path)?;
     let mut info = LinkInfo::default();
     let length = size_of::<LinkInfo>() as u32;
     let descriptor = link.as_raw_fd() as u32;
     call(BPF_OBJ_GET_INFO_BY_FD, &mut Question { descriptor, length, answer: (&raw mut info) as u64 })?;
-    if info.kind == BPF_LINK_TYPE_TCX { Ok(info.interface) } else { Err(io::Error::other("it is no link by TCX")) }
+    let linked = Linked { interface: info.interface, program: info.program };
+    if info.kind == BPF_LINK_TYPE_TCX { Ok(linked) } else { Err(io::Error::other("it is no link by TCX")) }
 }
 
 /// What is pinned there.

@@ -315,6 +315,8 @@ impl Agent {
     fn listen_to_notices(&self) -> Result<PathBuf> {
         let path = self.dir.path().join(format!("notify-{}", self.starts));
         let socket = UnixDatagram::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        // An agent may be somebody other than root.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
         let notices = Arc::downgrade(&self.notices);
         std::thread::spawn(move || {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use shunt_tests::client::Pace;
 use shunt_tests::ports::connect;
+use shunt_tests::scratch::Dir;
 use shunt_tests::{Agent, Datapath, Install, Scene, agent, each_flavour, eventually, on_each_datapath, with_mysql};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -147,6 +149,20 @@ with_mysql! {
         Ok(())
     }
 
+    fn what_cannot_be_opened_does_not_cost_the_datapath_that_works(install) {
+        let mut scene = on_ebpf(install, 1)?;
+        let mut idle = greeted(&scene)?;
+        scene.agent.stop()?;
+        scene.proxy.ns().nft("table inet shunt { chain c { type filter hook input priority 0; tcp dport 9 drop; }; }")?;
+        scene.agent.use_datapath(Datapath::Nft)?;
+        let error = format!("{:#}", scene.agent.start().expect_err("the table is somebody else's"));
+        ensure!(error.contains("is not shunt's"), "{error}");
+        ensure!(scene.reached()? == 1, "eBPF goes on");
+        idle.write_all(&[1, 0, 0, 1, 1])?;
+        ensure!(idle.read(&mut [0; 512])? > 0, "a connection did not notice");
+        Ok(())
+    }
+
     fn purge_takes_the_ebpf_datapath_away_when_no_agent_uses_it(install) {
         let mut scene = on_ebpf(install, 1)?;
         let refused = scene.agent.shunt(&["purge", "--yes"])?;
@@ -187,6 +203,52 @@ with_mysql! {
             Ok((pinned(&scene.agent).len() == 1).then_some(()))
         })?;
         ensure!(scene.reached()? == 1);
+        Ok(())
+    }
+
+    fn an_agent_that_is_not_root_needs_what_the_unit_grants_and_no_more(install) {
+        const UID: u32 = 65_534;
+        const CAPABILITIES: &str = "+net_admin,+net_raw,+bpf,+perfmon";
+        let mut scene = Datapath::Ebpf.run(|| Scene::prepare(install, 1))?;
+        let dir = Dir::new("unprivileged")?;
+        let (program, binary) = (dir.path().join("shunt"), dir.path().join("shunt-itself"));
+        // Where it was built may be out of that user's reach.
+        fs::copy(agent::binary()?, &binary)?;
+        fs::write(
+            &program,
+            format!(
+                "#!/bin/sh\nexec setpriv --reuid={UID} --regid={UID} --clear-groups --inh-caps=-all,{CAPABILITIES} \
+                 --ambient-caps=-all,{CAPABILITIES} --bounding-set=-all,{CAPABILITIES} --no-new-privs {} \"$@\"\n",
+                binary.display()
+            ),
+        )?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        scene.agent = Datapath::Ebpf.run(|| Agent::prepare_program(&scene.proxy, program))?;
+        scene.agent.write_cluster("orders", &scene.following())?;
+        // As tmpfiles.d makes it: the file system is root's, the folder in it the user's.
+        let bpf = scene.agent.pins().parent().context("a folder in a file system")?;
+        fs::set_permissions(bpf, fs::Permissions::from_mode(0o711))?;
+        fs::create_dir(scene.agent.pins())?;
+        let home = scene.agent.config().parent().context("a folder of its own")?.to_path_buf();
+        for path in [&home, &scene.agent.config(), &scene.agent.config().join("password"), &scene.agent.state()] {
+            chown(path, Some(UID), Some(UID))?;
+        }
+        chown(scene.agent.pins(), Some(UID), Some(UID))?;
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1);
+        let report: Value = serde_json::from_slice(&scene.agent.shunt(&["doctor", "--json"])?.stdout)?;
+        for check in ["eBPF", "eBPF pins", "capabilities"] {
+            ensure!(levels(&report, check) == ["ok"], "{check}: {report}");
+        }
+        let idle = greeted(&scene)?;
+        scene.agent.stop()?;
+        scene.agent.use_datapath(Datapath::Nft)?;
+        chown(scene.agent.config().join("shunt.toml"), Some(UID), Some(UID))?;
+        scene.agent.start()?;
+        ensure_ended(idle)?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1 && pinned(&scene.agent).is_empty());
         Ok(())
     }
 

@@ -46,7 +46,13 @@ on_each_datapath! {
     fn after_a_silent_loss_of_the_primarys_link(install) {
         let mut scene = Scene::start(install, 3)?;
         let writer = scene.write(Pace::default())?;
+        // What one replica alone received would keep it from following the other.
+        writer.pause(true);
+        for replica in [1, 2] {
+            scene.cluster.wait_caught_up(replica, 0)?;
+        }
         scene.cluster.server(0).host().link_down()?;
+        writer.pause(false);
         // Its replicas' threads still say that they receive; it is the missing heartbeats that make it dead.
         scene.wait_verdict("dead")?;
         scene.cluster.promote(1)?;

@@ -100,7 +100,7 @@ pub enum Command {
     Config(Config),
     /// Take a changed configuration into force
     Reload,
-    /// Take shunt's table out of the kernel; connections through it end
+    /// Take shunt's table, programs and maps out of the kernel; connections through them end
     Purge(Purge),
     /// Print completions for a shell
     Completions(Completions),

@@ -53,13 +53,22 @@ impl Change {
     }
 }
 
-/// Takes away every other datapath of this agent's, and remembers that it is this one from now on.
-pub(super) fn settle(settings: &AgentConfig, state: &Path) -> Result<Vec<Change>, OpenError> {
+/// Takes away every other datapath of this agent's, and remembers that it is this one from now on. Before that it has to
+/// succeed in opening the new one, by `attempt`: what cannot be opened must not cost the one that works.
+pub(super) fn settle(
+    settings: &AgentConfig,
+    state: &Path,
+    attempt: impl Fn() -> Result<(), OpenError>,
+) -> Result<Vec<Change>, OpenError> {
     let (to, record) = (&Place::of(settings), Record::of(state));
     let former = record.read();
     let mut changes = Vec::new();
-    for from in places(settings, &former).into_iter().filter(|other| other != to) {
+    for from in places(settings, former.as_ref()).into_iter().filter(|other| other != to) {
         if let Some(datapath) = leftover(&from)? {
+            // Of one kind there is one lock in a network namespace, and it is ours now.
+            if from.kind() != to.kind() {
+                attempt()?;
+            }
             tracing::warn!(%from, %to, "another datapath is still there, and is taken away");
             let (connections, silent) = take_down(datapath).map_err(|source| failed(&from, source))?;
             changes.push(Change { from, to: to.clone(), connections, silent });
@@ -76,15 +85,15 @@ pub(super) fn settle(settings: &AgentConfig, state: &Path) -> Result<Vec<Change>
 
 /// Everywhere that a datapath of this agent may be: where the configuration says, where either kind usually is, for the record
 /// may be lost, and where it was when the agent last started.
-fn places(settings: &AgentConfig, former: &Option<Place>) -> Vec<Place> {
+fn places(settings: &AgentConfig, former: Option<&Place>) -> Vec<Place> {
     let mut places = Place::all(settings).to_vec();
-    places.extend(former.iter().filter(|former| !Place::all(settings).contains(former)).cloned());
+    places.extend(former.filter(|former| !Place::all(settings).contains(former)).cloned());
     places
 }
 
 /// The same for whoever only wants to take everything away.
 pub fn everywhere(settings: &AgentConfig, state: &Path) -> Vec<Place> {
-    places(settings, &Record::of(state).read())
+    places(settings, Record::of(state).read().as_ref())
 }
 
 /// Ends everything that goes through it. The connections that there were, and those that did not answer.

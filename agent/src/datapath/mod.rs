@@ -88,14 +88,14 @@ pub async fn open(settings: &AgentConfig, state: &Path) -> Result<Opened, OpenEr
     let opening = tokio::task::spawn_blocking(move || {
         let place = Place::of(&settings);
         if matches!(place, Place::Ebpf { .. }) {
-            // What cannot be opened must not cost the one that works.
             ebpf::check(&settings)?;
         }
-        let changes = change::settle(&settings, &state)?;
-        let (datapath, notices) = match &place {
-            Place::Nft { table } => nft::open(table)?,
-            Place::Ebpf { .. } => (ebpf::open(&settings)?, Notices::None),
+        let open = || match &place {
+            Place::Nft { table } => nft::open(table),
+            Place::Ebpf { .. } => Ok((ebpf::open(&settings)?, Notices::None)),
         };
+        let changes = change::settle(&settings, &state, || open().map(drop))?;
+        let (datapath, notices) = open()?;
         Ok(Opened { datapath, notices, changes })
     });
     match opening.await {
@@ -152,6 +152,16 @@ pub fn filling(kind: DatapathKind, usage: &Usage) -> Alarm {
         thousands(flows_max),
     );
     Alarm { kind, message }
+}
+
+/// What to say of a table that has another size than is configured: it was made by an earlier configuration.
+pub fn other_size(settings: &AgentConfig, usage: &Usage) -> Option<String> {
+    let (is, wanted) = (usage.flows_max, u64::from(settings.max_flows));
+    let differs = settings.datapath == DatapathKind::Ebpf && is > 0 && is != wanted;
+    differs.then(|| {
+        let (is, wanted) = (thousands(is), thousands(wanted));
+        format!("the flow table has room for {is} connections, not for max_flows = {wanted}, until it is purged and made anew")
+    })
 }
 
 /// `262144` as `262,144`.

@@ -15,9 +15,8 @@ pub(super) fn check(_settings: &AgentConfig) -> Result<(), OpenError> {
     Err(refused(DatapathError::Unsupported(WITHOUT.to_owned())))
 }
 
-pub(super) fn open(settings: &AgentConfig) -> Result<Box<dyn Datapath>, OpenError> {
-    check(settings)?;
-    unreachable!("the check never passes")
+pub(super) fn open(_settings: &AgentConfig) -> Result<Box<dyn Datapath>, OpenError> {
+    Err(refused(DatapathError::Unsupported(WITHOUT.to_owned())))
 }
 
 pub(super) fn leftover(pins: &Path) -> Result<Option<Box<dyn Datapath>>, OpenError> {
@@ -38,4 +37,28 @@ pub(super) fn purge_unread(_pins: &Path) -> Result<(), DatapathError> {
 fn refused(source: DatapathError) -> OpenError {
     let hint = "have it taken away by `shunt purge` of a build with eBPF, or install such a build".to_owned();
     OpenError { what: "two datapaths would be in force".to_owned(), source, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pinned_for_this_network_namespace_is_refused_and_what_is_pinned_for_another_is_not() {
+        let pins = tempfile::TempDir::new().unwrap();
+        assert!(leftover(pins.path()).unwrap().is_none());
+        let pin = |cookie: u64| {
+            let maps = pins.path().join(cookie.to_string()).join("maps");
+            std::fs::create_dir_all(&maps).unwrap();
+            std::fs::write(maps.join("CONTROL"), "").unwrap();
+        };
+        let ours = cookie().unwrap();
+        pin(ours + 1);
+        assert!(leftover(pins.path()).unwrap().is_none());
+        pin(ours);
+        let Err(refused) = leftover(pins.path()) else { panic!("it was not refused") };
+        let said = crate::driver::error_chain(&refused);
+        assert!(said.contains("this shunt is built without the eBPF datapath"), "{said}");
+        assert!(refused.hint.contains("shunt purge"), "{}", refused.hint);
+    }
 }

@@ -60,7 +60,7 @@ pub fn check(agent: &AgentConfig) -> Vec<Finding> {
             )
         })),
         Err(error) => {
-            found.push(lacking(INTERFACES, first_line(&error), "allow this user a netlink socket (AF_NETLINK)"))
+            found.push(lacking(INTERFACES, first_line(&error), "allow this user a netlink socket (AF_NETLINK)"));
         }
     }
     found

@@ -11,7 +11,7 @@ use shunt_core::datapath::{DatapathError, PortUse, Refused, Usage};
 
 use super::agent::{Agent, read, write};
 use crate::config::DatapathKind;
-use crate::datapath::{filling, thousands};
+use crate::datapath::{filling, other_size, thousands};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// A look at very many flows takes its time: at most this part of it is spent with looking.
@@ -29,6 +29,7 @@ pub struct Watched {
     usage: Option<Usage>,
     alarms: Vec<(Option<ClusterName>, Alarm)>,
     raised: Raised,
+    size_was_told: bool,
 }
 
 /// What is too full: since it rose above the one mark, and until it falls below the other.
@@ -136,6 +137,11 @@ impl Agent {
             .map(|(backend, alarm)| (backend.and_then(|backend| servers.get(&backend).cloned()), alarm))
             .collect();
         watched.raised = raised;
+        if let Some(message) = other_size(&self.settings, &usage).filter(|_| !watched.size_was_told) {
+            watched.size_was_told = true;
+            tracing::warn!("{message}");
+            self.shared.journal.record(None, Entry { kind: "flow_table_size", message, data: Vec::new() });
+        }
         watched.usage = Some(usage);
         Ok(())
     }
