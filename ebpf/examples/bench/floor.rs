@@ -7,8 +7,8 @@
 use std::io::BufRead as _;
 use std::net::Ipv4Addr;
 
-use aya::{Ebpf, EbpfLoader};
 use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
