@@ -105,6 +105,41 @@ pub struct Flow {
     /// IP bytes and packets that were passed on.
     pub bytes: u64,
     pub packets: u64,
+    pub hop: Hop,
+}
+
+/// The next hop that routing has named, as it stands on the frame. Routing is asked anew after [`Hop::LASTS`], so that a
+/// change of routes or of a neighbour's address is followed without anybody's help.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// The number of the interface that the packets leave by; 0: none was named yet.
+    pub interface: u32,
+    /// When it was named, in units of [`Hop::TICK`] nanoseconds of boot time, around the end.
+    pub named: u32,
+    /// IP bytes that one packet may have.
+    pub mtu: u16,
+    pub source: [u16; 3],
+    pub target: [u16; 3],
+    pub zero: u16,
+}
+
+impl Hop {
+    /// About a millisecond.
+    pub const TICK: u64 = 1 << 20;
+    /// In ticks, about a quarter of a second: a flow with a thousand packets a second asks for four of them.
+    pub const LASTS: u32 = 256;
+
+    #[inline(always)]
+    pub const fn tick(now: u64) -> u32 {
+        (now / Self::TICK) as u32
+    }
+
+    /// Whether a packet of that many IP bytes can take it.
+    #[inline(always)]
+    pub const fn takes(&self, length: u32, now: u64) -> bool {
+        self.interface != 0 && Self::tick(now).wrapping_sub(self.named) < Self::LASTS && length <= self.mtu as u32
+    }
 }
 
 /// Bits of [`Flow::state`].
@@ -139,7 +174,8 @@ abi! {
     Address: 16 = [u32; 4];
     Endpoint: 20 = Address u16 u16;
     Tuple: 40 = Address Address u16 u16 u32;
-    Flow: 112 = Tuple u32 u32 u32 u32 u32 u32 u32 u32 u64 u64 u64 u64 u64;
+    Hop: 24 = u32 u32 u16 [u16; 3] [u16; 3] u16;
+    Flow: 136 = Tuple u32 u32 u32 u32 u32 u32 u32 u32 u64 u64 u64 u64 u64 Hop;
 }
 
 /// What the kernel takes for one entry of a preallocated hash: `struct htab_elem`, key and value each rounded up to eight

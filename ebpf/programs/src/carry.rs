@@ -1,5 +1,8 @@
 //! Passes a packet of a live flow on: counts it, asks for its way, rewrites it, and hands it to the interface. Whatever
 //! fails, the packet is dropped and counted: it never goes on half rewritten.
+//!
+//! What every packet of an established flow goes through is in one piece here, and short; routing is asked elsewhere, a few
+//! times a second.
 
 use aya_ebpf::bindings::BPF_F_PSEUDO_HDR;
 use aya_ebpf::helpers::bpf_csum_update;
@@ -13,7 +16,7 @@ use crate::admit::give_back;
 use crate::ingress::{DROP, want};
 use crate::maps::{FLOWS, count};
 use crate::packet::{Ip, headers};
-use crate::route::{NoWay, Way};
+use crate::route::{self, NoWay, Way};
 
 #[inline(never)]
 pub fn carry<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> i32 {
@@ -64,21 +67,28 @@ fn passed_on<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u6
     // SAFETY: the context is valid while the program runs.
     let piece = unsafe { (*ctx.skb.skb).gso_size };
     let widest = if piece == 0 { length } else { length - segment.length + piece };
-    let mut way = Way::of(ctx, &flow.rewritten, ip, widest as u16);
-    if flow.state & state::TO_HOST == 0 {
-        if ip.ttl() <= 1 {
-            return Err(Counter::Expired.into());
-        }
+    if flow.state & state::TO_HOST != 0 {
+        note(flow, segment, now, length);
+        rewrite::<I>(ctx, flow, 0)?;
+        return Ok(route::to_host(ctx));
+    }
+    if ip.ttl() <= 1 {
+        return Err(Counter::Expired.into());
+    }
+    if !flow.hop.takes(widest, now) {
+        let mut way = Way::of(ctx, &flow.rewritten, ip, widest as u16);
         way.find(ctx)?;
         if way.is_misled(ctx) {
             return Err(Stopped::Misled);
         }
-    } else {
-        way.ends_here();
+        note(flow, segment, now, length);
+        way.name(&mut flow.hop, now);
+        rewrite::<I>(ctx, flow, 1)?;
+        return Ok(way.send(ctx));
     }
     note(flow, segment, now, length);
-    rewrite::<I>(ctx, flow, &way)?;
-    Ok(way.send(ctx))
+    rewrite::<I>(ctx, flow, 1)?;
+    Ok(route::by(&flow.hop))
 }
 
 /// What the packet says about its connection.
@@ -123,19 +133,18 @@ pub fn ends(flow: &mut Flow, at_once: bool) {
 /// What a step less to live adds to IPv4's sum: time to live stands in the upper half of its word, the protocol in the lower.
 pub const STEP: u32 = (!0x0100_u16.to_be()) as u32;
 
-/// The differences are the flow's, computed once. Sums go by helpers, because only they know whether the device is to
-/// finish the packet's checksum; then it holds the pseudo-header's sum only, and the ports must not be added.
+/// The differences are the flow's, computed once. TCP's sum goes by helpers, because only they know whether the device is
+/// to finish the packet's checksum; then it holds the pseudo-header's sum only, and the ports must not be added. IPv4's own
+/// is nobody's but the header's, which adds up to nothing before and after.
 #[inline(always)]
-fn rewrite<I: Ip>(ctx: &TcContext, flow: &Flow, way: &Way) -> Result<(), Counter> {
+fn rewrite<I: Ip>(ctx: &TcContext, flow: &Flow, steps: u8) -> Result<(), Counter> {
     let failed = |_| Counter::Failed;
-    if let Some(checksum) = I::CHECKSUM {
-        let step = if way.steps() == 0 { 0 } else { STEP };
-        ctx.l3_csum_replace(checksum as usize, 0, add(flow.address_sum, step).into(), 0).map_err(failed)?;
-    }
     let checksum = I::TCP_CHECKSUM as usize;
     ctx.l4_csum_replace(checksum, 0, flow.address_sum.into(), BPF_F_PSEUDO_HDR.into()).map_err(failed)?;
-    ctx.l4_csum_replace(checksum, 0, flow.port_sum.into(), 0).map_err(failed)?;
-    if I::CHECKSUM.is_none() && way.steps() == 0 {
+    if flow.port_sum != 0 {
+        ctx.l4_csum_replace(checksum, 0, flow.port_sum.into(), 0).map_err(failed)?;
+    }
+    if I::CHECKSUM.is_none() && steps == 0 {
         // The helper has taken the addresses out of the sum of the whole packet, as a header with a checksum of its own would
         // balance them. Nobody asks for that sum but the host's own stack. It fails where there is none.
         // SAFETY: the context is valid while the program runs.
@@ -144,12 +153,15 @@ fn rewrite<I: Ip>(ctx: &TcContext, flow: &Flow, way: &Way) -> Result<(), Counter
     let head = headers::<I>(ctx).ok_or(Counter::Failed)?;
     // SAFETY: headers() has compared it with the packet's end, anew after the helpers.
     let head = unsafe { &mut *head };
-    let ttl = head.ip.ttl();
-    head.ip.set_ttl(ttl - way.steps());
+    if steps != 0 {
+        let ttl = head.ip.ttl();
+        head.ip.set_ttl(ttl - steps);
+        (head.ethernet.source, head.ethernet.target) = (flow.hop.source, flow.hop.target);
+    }
+    head.ip.correct(if steps == 0 { flow.address_sum } else { add(flow.address_sum, STEP) });
     head.ip.set_addresses(&flow.rewritten.source, &flow.rewritten.target);
     head.tcp.source_port = flow.rewritten.source_port;
     head.tcp.target_port = flow.rewritten.target_port;
-    way.address(&mut head.ethernet);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::counter::Counter;
-use shunt_ebpf_common::flow::{Address, Tuple};
+use shunt_ebpf_common::flow::{Address, Hop, Tuple};
 
 use crate::ingress::{DROP, NEXT};
 use crate::maps::count;
@@ -18,12 +18,12 @@ use crate::packet::{Ethernet, Ip, TCP};
 /// unused parts, which the verifier does not take.
 pub struct Way {
     fib: Fib,
-    hop: Hop,
+    next: Next,
 }
 
 /// Who is next.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hop {
+enum Next {
     /// Somebody whose address for the frame is known.
     Known,
     /// The stack has to ask for it.
@@ -48,7 +48,7 @@ impl Way {
     #[inline(always)]
     pub fn of<I: Ip>(ctx: &TcContext, tuple: &Tuple, ip: &I, length: u16) -> Self {
         // SAFETY: plain data, of which all zeros is a value.
-        let mut way = Self { fib: unsafe { core::mem::zeroed() }, hop: Hop::Unknown };
+        let mut way = Self { fib: unsafe { core::mem::zeroed() }, next: Next::Unknown };
         enter::<I>(&mut way.fib, ctx, tuple);
         ip.classify(&mut way.fib);
         way.fib.__bindgen_anon_1.tot_len = length;
@@ -58,7 +58,7 @@ impl Way {
     #[inline(always)]
     pub fn find(&mut self, ctx: &TcContext) -> Result<(), NoWay> {
         match ask(ctx, &mut self.fib, 0) {
-            BPF_FIB_LKUP_RET_SUCCESS => self.hop = Hop::Known,
+            BPF_FIB_LKUP_RET_SUCCESS => self.next = Next::Known,
             BPF_FIB_LKUP_RET_NO_NEIGH => {}
             // SAFETY: the member that goes with this answer.
             BPF_FIB_LKUP_RET_FRAG_NEEDED => return Err(NoWay::Narrow(unsafe { self.fib.__bindgen_anon_1.mtu_result })),
@@ -70,13 +70,13 @@ impl Way {
     /// The way to a client on the host itself, which routing does not tell: it knows what is forwarded only.
     #[inline(always)]
     pub fn ends_here(&mut self) {
-        self.hop = Hop::Host;
+        self.next = Next::Host;
     }
 
     /// How much less the packet has to live on it.
     #[inline(always)]
     pub fn steps(&self) -> u8 {
-        if self.hop == Hop::Host { 0 } else { 1 }
+        if self.next == Next::Host { 0 } else { 1 }
     }
 
     /// Whether the stack would ask for the neighbour and then send the packet by the route that it came with: one of the
@@ -84,42 +84,77 @@ impl Way {
     #[inline(always)]
     pub fn is_misled(&self, ctx: &TcContext) -> bool {
         // SAFETY: the context is valid while the program runs.
-        self.hop == Hop::Unknown && is_from_host(ctx) && unsafe { (*ctx.skb.skb).tc_index } != AGAIN
+        self.next == Next::Unknown && is_from_host(ctx) && unsafe { (*ctx.skb.skb).tc_index } != AGAIN
     }
 
     /// Addresses the frame, as far as the next hop is known.
     #[inline(always)]
     pub fn address(&self, ethernet: &mut Ethernet) {
-        if self.hop == Hop::Known {
-            let half = |bytes: [u8; 6], at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-            let address = |bytes: [u8; 6]| [half(bytes, 0), half(bytes, 2), half(bytes, 4)];
-            ethernet.source = address(self.fib.smac);
-            ethernet.target = address(self.fib.dmac);
+        if self.next == Next::Known {
+            (ethernet.source, ethernet.target) = (halves(self.fib.smac), halves(self.fib.dmac));
         }
     }
 
-    /// Sends the packet, which is as it is to leave.
+    /// Notes the next hop for the packets to come. Of one whose address is not known yet there is nothing to note.
+    #[inline(always)]
+    pub fn name(&self, hop: &mut Hop, now: u64) {
+        let mut named = Hop::default();
+        if self.next == Next::Known {
+            named.interface = self.fib.ifindex;
+            named.named = Hop::tick(now);
+            // SAFETY: the member that goes with this answer.
+            named.mtu = unsafe { self.fib.__bindgen_anon_1.mtu_result };
+            (named.source, named.target) = (halves(self.fib.smac), halves(self.fib.dmac));
+        }
+        *hop = named;
+    }
+
+    /// Sends the packet, which is as it is to leave. By the stack's neighbours: whoever sends frames to them by himself
+    /// never has them asked whether they are still there, so that one that went silent would be believed for ever.
     #[inline(always)]
     pub fn send(&self, ctx: &TcContext) -> i32 {
-        match self.hop {
+        match self.next {
+            Next::Host => return to_host(ctx),
+            // It would be sent by the route that it came with.
             // SAFETY: plain numbers.
-            Hop::Known => return unsafe { bpf_redirect(self.fib.ifindex, 0) as i32 },
-            // It is on its way to the host already, and has been routed.
-            Hop::Host if is_from_host(ctx) => return NEXT,
-            // Out by the loopback interface, with a route that the stack looks up: it comes in there as one of the host's
-            // own. If it went up from here, its source would be one of the host's addresses and it a Martian.
-            // SAFETY: without a structure the stack looks the way up.
-            Hop::Host => return unsafe { bpf_redirect_neigh(LOOPBACK, core::ptr::null_mut(), 0, 0) as i32 },
-            Hop::Unknown => {}
+            Next::Known if is_from_host(ctx) => return unsafe { bpf_redirect(self.fib.ifindex, 0) as i32 },
+            Next::Known => {}
+            Next::Unknown => count(Counter::Unresolved),
         }
-        count(Counter::Unresolved);
-        // The stack asks for the neighbour. The gateway stands where the target stood; it can be of the other family.
+        // The gateway stands where the target stood; it can be of the other family.
         // SAFETY: either member is plain numbers, and the question was all zeros.
-        let next = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: unsafe { self.fib.__bindgen_anon_4.ipv6_dst } };
-        let mut next = bpf_redir_neigh { nh_family: self.fib.family.into(), __bindgen_anon_1: next };
+        let gateway = bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: unsafe { self.fib.__bindgen_anon_4.ipv6_dst } };
+        let mut next = bpf_redir_neigh { nh_family: self.fib.family.into(), __bindgen_anon_1: gateway };
         // SAFETY: the structure lives, with its size.
         unsafe { bpf_redirect_neigh(self.fib.ifindex, &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
     }
+}
+
+/// Sends a packet that is addressed to a next hop.
+#[inline(always)]
+pub fn by(hop: &Hop) -> i32 {
+    // SAFETY: plain numbers.
+    unsafe { bpf_redirect(hop.interface, 0) as i32 }
+}
+
+/// Sends a packet, which is as it is to arrive, to the host itself.
+#[inline(always)]
+pub fn to_host(ctx: &TcContext) -> i32 {
+    // It is on its way there already, and has been routed.
+    if is_from_host(ctx) {
+        return NEXT;
+    }
+    // Out by the loopback interface, with a route that the stack looks up: it comes in there as one of the host's own. If
+    // it went up from here, its source would be one of the host's addresses and it a Martian.
+    // SAFETY: without a structure the stack looks the way up.
+    unsafe { bpf_redirect_neigh(LOOPBACK, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// An Ethernet address as it stands in a frame.
+#[inline(always)]
+fn halves(bytes: [u8; 6]) -> [u16; 3] {
+    let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+    [half(0), half(2), half(4)]
 }
 
 /// In `tc_index`, which nobody else looks at on the loopback interface: the packet has come in for the second time.

@@ -10,4 +10,5 @@ mod lab;
 mod loading;
 mod local;
 mod packets;
+mod routing;
 mod verifier;

@@ -57,6 +57,9 @@ pub struct Args {
     /// Only these ways, as JSON calls them, and direct
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::key)))]
     ways: Vec<String>,
+    /// Only these kinds of operation, as JSON calls them
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(Row::ALL.map(Row::key)))]
+    rows: Vec<String>,
     /// Also draw the figures there, as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -94,10 +97,15 @@ pub fn run(args: &Args) -> Result<()> {
             Err(error) => skipped.push((kind, format!("{error:#}"))),
         }
     }
+    let rows: Vec<Row> = Row::ALL
+        .into_iter()
+        .filter(|row| args.rows.is_empty() || args.rows.iter().any(|one| one == row.key()))
+        .collect();
+    let load = Load { client: &client, rows: &rows };
     let mut figures = Figures::default();
     for round in 0..args.rounds {
         talk::step(&format!("round {} of {}", round + 1, args.rounds), || {
-            play_round(&ways, round, &client, &mut figures)
+            play_round(&ways, round, load, &mut figures)
         })?;
     }
     for (versus, kind, other) in [
@@ -108,21 +116,21 @@ pub fn run(args: &Args) -> Result<()> {
         let of = |kind| ways.iter().find(|way| way.kind == kind);
         let (Some(way), Some(other)) = (of(kind), of(other)) else { continue };
         let what = format!("{} against {}, {} pairs a row", kind.title(), other.kind.title(), args.pairs);
-        talk::step(&what, || play_pairs(way, other, versus, args.pairs, &client, &mut figures))?;
+        talk::step(&what, || play_pairs(way, other, versus, args.pairs, load, &mut figures))?;
     }
     if let Some(bare) = ways.iter().find(|way| way.kind == Kind::BareMap) {
         // What a difference means is only known beside the difference between equals.
         let again = Way::open(Kind::BareMap, AGAIN, &lan, &client, server.host(), &driver)?;
         talk::step(&format!("the bare map against another one, {} pairs a row", args.pairs / 2), || {
-            play_pairs(&again, bare, Versus::AnotherBareMap, args.pairs / 2, &client, &mut figures)
+            play_pairs(&again, bare, Versus::AnotherBareMap, args.pairs / 2, load, &mut figures)
         })?;
     }
     if let Some(shunt) = ways.iter_mut().find(|way| way.kind == Kind::ShuntNft) {
         talk::step(&format!("shunt-nft with its guard and without, {} pairs a row", args.pairs), || {
-            play_guard(shunt, true, args.pairs, &client, &mut figures)
+            play_guard(shunt, true, args.pairs, load, &mut figures)
         })?;
         talk::step(&format!("shunt-nft against itself, {} pairs a row", args.pairs / 2), || {
-            play_guard(shunt, false, args.pairs / 2, &client, &mut figures)
+            play_guard(shunt, false, args.pairs / 2, load, &mut figures)
         })?;
     }
     drop(service);
@@ -143,13 +151,20 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Which operations, and where they come from.
+#[derive(Clone, Copy)]
+struct Load<'a> {
+    client: &'a Host,
+    rows: &'a [Row],
+}
+
 /// Every way once with every row, beginning with another way each time.
-fn play_round(ways: &[Way], round: usize, client: &Host, figures: &mut Figures) -> Result<()> {
-    for row in Row::ALL {
+fn play_round(ways: &[Way], round: usize, load: Load<'_>, figures: &mut Figures) -> Result<()> {
+    for &row in load.rows {
         for number in 0..ways.len() {
             let way = &ways[(number + round) % ways.len()];
             if way.kind.carries(row) {
-                figures.add(way.kind, row, measured(way, row, client, ALONE)?);
+                figures.add(way.kind, row, measured(way, row, load.client, ALONE)?);
             }
         }
     }
@@ -162,13 +177,13 @@ fn play_pairs(
     other: &Way,
     versus: Versus,
     pairs: usize,
-    client: &Host,
+    load: Load<'_>,
     figures: &mut Figures,
 ) -> Result<()> {
-    for row in Row::ALL {
+    for &row in load.rows {
         let both = [way.to(row), other.to(row)];
         let pairs =
-            load::compare(row, client, both, PAIRED, pairs).with_context(|| format!("{} in turn", row.title()))?;
+            load::compare(row, load.client, both, PAIRED, pairs).with_context(|| format!("{} in turn", row.title()))?;
         for pair in pairs {
             figures.add_pair(versus, row, pair);
         }
@@ -178,11 +193,11 @@ fn play_pairs(
 
 /// The same connections through the same host, with the guard's chains and without: what is left is the bare map. Or
 /// twice with them, to know what such a measurement can tell apart.
-fn play_guard(shunt: &mut Way, toggled: bool, pairs: usize, client: &Host, figures: &mut Figures) -> Result<()> {
-    for row in Row::ALL {
+fn play_guard(shunt: &mut Way, toggled: bool, pairs: usize, load: Load<'_>, figures: &mut Figures) -> Result<()> {
+    for &row in load.rows {
         let to = shunt.to(row);
         let mut is_guarded = true;
-        let measured = load::toggle(row, client, to, PAIRED, pairs, |state| {
+        let measured = load::toggle(row, load.client, to, PAIRED, pairs, |state| {
             let guarded = state == 0 || !toggled;
             if guarded != is_guarded {
                 let switched = if guarded { shunt.guard() } else { shunt.unguard() };
