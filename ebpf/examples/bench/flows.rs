@@ -8,10 +8,13 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
+use std::thread;
 
 use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use etherparse::PacketBuilder;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use shunt_ebpf::common::control::ports_beside;
 use shunt_ebpf::common::counter::Counter;
 use shunt_ebpf::common::mapping::{Choice, FOR_EVER, MAX_CHOICES, Way, kind, source};
@@ -45,6 +48,8 @@ struct Table {
     opened: u32,
     open_ns: Vec<u64>,
     packet_ns: Vec<u64>,
+    /// Of the packet right after, for which the caches have everything.
+    again_ns: Vec<u64>,
 }
 
 /// Where packets are from and to.
@@ -61,12 +66,16 @@ pub fn measure(client: Neighbour, server: Neighbour) -> Outcome<()> {
     let mut context = [0; CONTEXT];
     context[CONTEXT - 4..].copy_from_slice(&here.number.to_ne_bytes());
     let stage = Stage { here: here.address, server: server.address, context };
+    let processors = thread::available_parallelism()?.get();
     let mut tables = Vec::new();
     for size in SIZES {
         // The first ones fill it up to what is measured.
         let mut table = Table::open(size, &stage)?;
         let before = if size < Size::default().flows { size } else { size - ROUNDS * BATCH };
         while table.opened < before {
+            if table.opened.is_multiple_of(1000) {
+                take_turns(processors, table.opened / 1000)?;
+            }
             table.begin_flow(&stage)?;
         }
         tables.push(table);
@@ -77,7 +86,8 @@ pub fn measure(client: Neighbour, server: Neighbour) -> Outcome<()> {
     let foreign = frame(client.address, 40_000, SocketAddr::new(IpAddr::V4(server.address), FIRST_PORT), false)?;
     let fixed = frame(client.address, 40_000, SocketAddr::new(IpAddr::V4(here.address), FIRST_PORT), false)?;
     let mut noise = Noise(0x5eed);
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        take_turns(processors, round)?;
         for table in &mut tables {
             for _ in 0..BATCH {
                 let ns = table.begin_flow(&stage)?;
@@ -85,8 +95,9 @@ pub fn measure(client: Neighbour, server: Neighbour) -> Outcome<()> {
             }
             for _ in 0..BATCH {
                 let flow = noise.below(table.opened);
-                let ns = table.go_on(&stage, flow)?;
+                let [ns, again] = [table.go_on(&stage, flow)?, table.go_on(&stage, flow)?];
                 table.packet_ns.push(ns);
+                table.again_ns.push(again);
             }
         }
         for _ in 0..BATCH {
@@ -126,7 +137,8 @@ impl Table {
             change.listen(endpoint(listener), number)?;
         }
         change.commit();
-        Ok(Self { size, object, tables, opened: 0, open_ns: Vec::new(), packet_ns: Vec::new() })
+        let [open_ns, packet_ns, again_ns] = [const { Vec::new() }; 3];
+        Ok(Self { size, object, tables, opened: 0, open_ns, packet_ns, again_ns })
     }
 
     /// The next client's SYN.
@@ -162,10 +174,11 @@ impl Table {
         }
         maps.sort();
         Ok(format!(
-            "{{\"flows\":{},\"open_ns\":{},\"packet_ns\":{},\"map_bytes\":{{{}}}}}",
+            "{{\"flows\":{},\"open_ns\":{},\"packet_ns\":{},\"again_ns\":{},\"map_bytes\":{{{}}}}}",
             self.size,
             quantiles(&mut self.open_ns),
             quantiles(&mut self.packet_ns),
+            quantiles(&mut self.again_ns),
             maps.join(",")
         ))
     }
@@ -202,6 +215,14 @@ fn frame(from: Ipv4Addr, port: u16, to: SocketAddr, syn: bool) -> Outcome<Vec<u8
     let mut packet = Vec::with_capacity(builder.size(data.len()));
     builder.write(&mut packet, data)?;
     Ok(packet)
+}
+
+/// Goes on on another processor: each has entries of its own to give away (the kernel's `pcpu_freelist`), and those of
+/// others cost more.
+fn take_turns(processors: usize, number: u32) -> Outcome<()> {
+    let mut one = CpuSet::new();
+    one.set(number as usize % processors)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
 /// How long a program took for one packet, in nanoseconds, when it came to that verdict.

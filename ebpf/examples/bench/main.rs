@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench drive nft|ebpf|floor           a datapath that does what it is told on stdin
-//! bench swaps nft|ebpf ROUNDS          swaps with few mappings and with many
+//! bench swaps nft|ebpf ROUNDS EVERY_MS swaps with few mappings and with many
 //! bench flows CLIENT SERVER            what flows cost with few of them and with a million
 //! ```
 //!
@@ -37,10 +37,10 @@ fn main() -> Outcome<()> {
             drive::serve(&mut EbpfDatapath::open(Options { closed: CLOSED, ..Options::default() })?)
         }
         ["drive", "floor"] => floor::serve(),
-        ["swaps", "nft", rounds] => swaps::measure(swaps::nft, rounds.parse()?),
-        ["swaps", "ebpf", rounds] => {
+        ["swaps", datapath, rounds, every] => {
             own_bpffs()?;
-            swaps::measure(swaps::ebpf, rounds.parse()?)
+            let open = if *datapath == "nft" { swaps::nft } else { swaps::ebpf };
+            swaps::measure(open, rounds.parse()?, Duration::from_millis(every.parse()?))
         }
         ["flows", client, server] => {
             own_bpffs()?;

@@ -33,8 +33,8 @@ struct Table {
     next: u32,
 }
 
-/// Measures tables that are opened like this, one for each size.
-pub fn measure(open: fn(u32) -> Outcome<Opened>, rounds: u32) -> Outcome<()> {
+/// Measures tables that are opened like this, one for each size, with a swap every so often.
+pub fn measure(open: fn(u32) -> Outcome<Opened>, rounds: u32, every: Duration) -> Outcome<()> {
     let mut tables = Vec::new();
     for mappings in SIZES {
         tables.push(Table::fill(mappings, open(mappings)?)?);
@@ -42,7 +42,7 @@ pub fn measure(open: fn(u32) -> Outcome<Opened>, rounds: u32) -> Outcome<()> {
     for _ in 0..rounds {
         for table in &mut tables {
             for _ in 0..SWAPS_PER_ROUND {
-                table.swap()?;
+                table.swap(every)?;
             }
         }
     }
@@ -84,7 +84,9 @@ impl Table {
     }
 
     /// Moves one mapping from one of its two backends to the other; the mappings take turns.
-    fn swap(&mut self) -> Outcome<()> {
+    fn swap(&mut self, every: Duration) -> Outcome<()> {
+        // What a swap leaves to other threads, to look for flows that are to end, is no part of the next one.
+        thread::sleep(every);
         let backend = 1 - (self.next / self.mappings % 2) as u8;
         let set = vec![mapping(self.next % self.mappings, backend)?];
         self.next += 1;

@@ -20,7 +20,7 @@ pub fn build() -> Result<std::path::PathBuf> {
 }
 
 /// What carries the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Datapath {
     Nft,
     Ebpf,

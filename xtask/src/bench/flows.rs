@@ -47,7 +47,8 @@ fn print(figures: &Value) -> Result<()> {
     for table in tables {
         let flows = thousands(table["flows"].as_f64().unwrap_or(f64::NAN));
         line(&format!("a SYN that opens a flow beside {flows}"), &table["open_ns"]);
-        line(&format!("a packet of one of {flows} flows"), &table["packet_ns"]);
+        line(&format!("a packet of any of {flows} flows"), &table["packet_ns"]);
+        line("the same flow's next one", &table["again_ns"]);
     }
     line("through the floor", &figures["floor_ns"]);
     line("for nobody: what measuring takes", &figures["nothing_ns"]);

@@ -15,6 +15,9 @@ pub struct Args {
     /// How often twenty swaps of each size are made in turn
     #[arg(long, default_value_t = 30)]
     rounds: u32,
+    /// Milliseconds before each swap, in which what the one before has left to do is done
+    #[arg(long, default_value_t = 1)]
+    every: u64,
     #[command(flatten)]
     output: Output,
 }
@@ -31,14 +34,19 @@ pub fn run(args: &Args) -> Result<()> {
         let what = format!("{}: swaps with 10, 1,000 and 10,000 mappings", datapath.title());
         let figures = talk::step(&what, || {
             let mut command = namespace.command(&program)?;
-            let text = talk::quietly(command.args(["swaps", datapath.name(), &args.rounds.to_string()]))?;
+            let text = talk::quietly(command.args([
+                "swaps",
+                datapath.name(),
+                &args.rounds.to_string(),
+                &args.every.to_string(),
+            ]))?;
             serde_json::from_str::<Value>(&text).with_context(|| format!("the benchmark said: {text}"))
         })?;
         measured.push((datapath, figures));
     }
     print(&measured)?;
     let results = measured.iter().map(|(datapath, figures)| (datapath.title().to_owned(), figures.clone()));
-    args.output.write(&json!({ "bench": "swap", "results": Value::Object(results.collect()) }))
+    args.output.write(&json!({ "bench": "swap", "every_ms": args.every, "results": Value::Object(results.collect()) }))
 }
 
 fn print(measured: &Measured) -> Result<()> {

@@ -48,6 +48,9 @@ pub struct Args {
     /// How often each
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Through which datapaths, in turn
+    #[arg(long, value_delimiter = ',', default_values = ["nft", "ebpf"])]
+    datapaths: Vec<Datapath>,
     /// Also draw the figures there, as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -57,6 +60,7 @@ pub struct Args {
 
 /// What one swap did.
 pub struct Round {
+    pub datapath: Datapath,
     pub connections: usize,
     pub busy: usize,
     /// From the beginning of the order to the acknowledgement.
@@ -90,6 +94,7 @@ pub struct Late {
 
 /// The hosts, and what runs on them for the whole time.
 struct Stage {
+    datapath: Datapath,
     driver: Driver,
     client: Host,
     proxy: Host,
@@ -106,15 +111,20 @@ pub fn run(args: &Args) -> Result<()> {
     let machine = Machine::look()?;
     println!("  {machine}");
     machine.warn();
-    let mut stage = Stage::set(&program)?;
+    let mut stages =
+        args.datapaths.iter().map(|&datapath| Stage::set(&program, datapath)).collect::<Result<Vec<_>>>()?;
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
         for &connections in &args.connections {
-            let what = format!("round {number} of {}: {connections} connections", args.rounds);
-            rounds.push(talk::step(&what, || stage.play(connections))?);
+            for stage in &mut stages {
+                let title = stage.datapath.title();
+                let what = format!("round {number} of {}: {connections} connections, {title}", args.rounds);
+                rounds.push(talk::step(&what, || stage.play(connections))?);
+            }
         }
     }
-    let report = report::Report { machine: &machine, sizes: &args.connections, rounds: &rounds };
+    let report =
+        report::Report { machine: &machine, sizes: &args.connections, datapaths: &args.datapaths, rounds: &rounds };
     report.print();
     args.output.write(&report.json())?;
     if let Some(path) = &args.svg {
@@ -124,14 +134,14 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 impl Stage {
-    fn set(program: &Path) -> Result<Self> {
+    fn set(program: &Path, datapath: Datapath) -> Result<Self> {
         let lan = Lan::new()?;
         let [client, proxy] = [lan.host("client", 1)?, lan.host("proxy", 2)?];
         let [old, new] = [lan.host("old", 11)?, lan.host("new", 12)?];
         client.ns().sysctl("ipv4/ip_local_port_range", "1024 65535")?;
         proxy.forward()?;
-        let driver = Driver::start(program, Datapath::Nft, &proxy)?;
-        Ok(Self { driver, client, proxy, old, new, _lan: lan })
+        let driver = Driver::start(program, datapath, &proxy)?;
+        Ok(Self { datapath, driver, client, proxy, old, new, _lan: lan })
     }
 
     fn play(&mut self, connections: usize) -> Result<Round> {
@@ -176,6 +186,7 @@ impl Stage {
         let of = |kind: Kind| arrived.packets.iter().filter(move |packet| packet.kind == kind).map(|packet| packet.at);
         let late = |kind| of(kind).filter(|&at| at > applied.acknowledged).count();
         Ok(Round {
+            datapath: self.datapath,
             connections,
             busy,
             apply_ms: super::moment::ms(applied.began, applied.acknowledged),
