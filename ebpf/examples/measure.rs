@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
-use shunt_core::datapath::{Change, Datapath as _};
+use shunt_core::datapath::{Change, Datapath as _, Severed};
 use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
 use shunt_ebpf::{EbpfDatapath, Options};
 use shunt_tests::star::{CLIENT, DBS, Ip, PROXY};
@@ -73,41 +74,57 @@ fn swap(datapath: &mut EbpfDatapath, mappings: usize) -> Result<()> {
 }
 
 fn sever(datapath: &mut EbpfDatapath, star: &Star, flows: usize) -> Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let (soft, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most.max(soft), most)?;
     let listener = Ip::V4.listener();
-    let accepting = star.inside(DBS[0], || TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
     datapath.apply(&Change { set: vec![mapping(listener, Ip::V4.db(0).ip(), PORT)], remove: Vec::new() })?;
-    let mut ends: Vec<TcpStream> = Vec::new();
-    star.inside(CLIENT, || -> Result<()> {
-        for _ in 0..flows {
-            ends.push(TcpStream::connect(listener)?);
-            ends.push(accepting.accept()?.0);
+    let ((is_ready, ready), (ask, asked), (tell, ended)) = (channel(), channel(), channel());
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            star.inside(DBS[0], move || -> Result<()> {
+                // A table of files of its own: twice as many flows fit in what one process may have open.
+                unshare(CloneFlags::CLONE_FILES)?;
+                let accepting = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+                is_ready.send(())?;
+                let ends: Vec<TcpStream> =
+                    (0..flows).map(|_| Ok(accepting.accept()?.0)).collect::<std::io::Result<_>>()?;
+                is_ready.send(())?;
+                asked.recv()?;
+                Ok(tell.send(ended_of(&ends)?)?)
+            })
+        });
+        ready.recv()?;
+        let connect = || (0..flows).map(|_| TcpStream::connect(listener)).collect::<std::io::Result<Vec<_>>>();
+        let clients = star.inside(CLIENT, connect)?;
+        ready.recv()?;
+        // So that no acknowledgement is still to come.
+        std::thread::sleep(Duration::from_millis(200));
+        let begin = Instant::now();
+        datapath.apply(&Change { set: vec![mapping(listener, Ip::V4.db(1).ip(), PORT)], remove: Vec::new() })?;
+        let applied = begin.elapsed();
+        let mut told = Vec::new();
+        while told.is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+            told = datapath.severed();
+            ensure!(begin.elapsed() < Duration::from_secs(20), "nothing was reported");
         }
-        Ok(())
-    })?;
-    // So that no acknowledgement is still to come.
-    std::thread::sleep(Duration::from_millis(200));
-    let begin = Instant::now();
-    datapath.apply(&Change { set: vec![mapping(listener, Ip::V4.db(1).ip(), PORT)], remove: Vec::new() })?;
-    let applied = begin.elapsed();
-    let mut told = Vec::new();
-    while told.is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-        told = datapath.severed();
-        ensure!(begin.elapsed() < Duration::from_secs(20), "nothing was reported");
+        let reported = begin.elapsed();
+        let at_clients = ended_of(&clients)?;
+        ask.send(())?;
+        let at_servers = ended.recv()?;
+        let Severed { flows: severed, unanswered, took, .. } = told.pop().context("no report")?;
+        println!("{severed} flows severed in {took:?}, {unanswered} unanswered; reported after {reported:?}");
+        println!("  the change took {applied:?}; {at_clients} clients' ends and {at_servers} servers' have ended");
+        server.join().map_err(|_| anyhow::anyhow!("the server's thread has panicked"))?
+    })
+}
+
+fn ended_of(ends: &[TcpStream]) -> Result<usize> {
+    let mut number = 0;
+    for end in ends {
+        number += usize::from(has_ended(end)?);
     }
-    let reported = begin.elapsed();
-    let told = told.pop().context("no report")?;
-    let ended = ends.iter().map(has_ended).collect::<Result<Vec<_>>>()?.into_iter().filter(|ended| *ended).count();
-    println!(
-        "{} flows severed in {:?}, {} unanswered; the change took {applied:?}, the report came after {reported:?}; {ended} of {} ends have ended",
-        told.flows,
-        told.took,
-        told.unanswered,
-        2 * flows
-    );
-    Ok(())
+    Ok(number)
 }
 
 fn has_ended(end: &TcpStream) -> Result<bool> {

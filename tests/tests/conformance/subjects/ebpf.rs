@@ -56,7 +56,9 @@ impl Subject for Ebpf {
             note.spared != Endpoint::default()
         });
         let remains = [("blocked", blocked), ("kept", kept), ("spared", spared.count())];
-        remains.iter().filter(|(_, number)| *number > 0).map(|(what, number)| format!("{number} {what} ")).collect()
+        let told: Vec<String> =
+            remains.iter().filter(|(_, number)| *number > 0).map(|(what, number)| format!("{number} {what}")).collect();
+        told.join(", ")
     }
 }
 
