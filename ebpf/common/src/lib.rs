@@ -17,6 +17,7 @@ pub mod kept;
 pub mod manage;
 pub mod mapping;
 pub mod note;
+pub mod packet;
 pub mod pool;
 pub mod tally;
 pub mod tcp;

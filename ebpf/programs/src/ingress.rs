@@ -14,7 +14,7 @@ use crate::maps::{FLOWS, count, tell};
 use crate::open::Answer;
 use crate::packet::v4::{self, V4};
 use crate::packet::v6::{self, V6};
-use crate::packet::{Content, Headers, IP, Ip, gathered};
+use crate::packet::{Content, Headers, IP, Ip, content, gathered};
 use crate::{carry, icmp, keep, open, reset, route};
 
 /// Not ours: the next program, or the stack. `TCX_NEXT` by another name.
@@ -81,7 +81,7 @@ fn of<I: Ip>(ctx: &TcContext) -> i32 {
     // SAFETY: gathered() has compared it with the packet's end.
     let head = unsafe { &*headers };
     let mut tuple = head.tuple();
-    match head.ip.content(ctx) {
+    match content(ctx, &head.ip) {
         Content::Other => return NEXT,
         Content::Icmp => return icmp::translate::<I>(ctx),
         // The first fragment says whom all are for. Without it, what the others bring to the stack is never put together.
