@@ -27,7 +27,7 @@ use crate::live::Liveness;
 use crate::orders::MANAGE;
 use crate::shared::Shared;
 use crate::state::lists;
-use crate::{Error, Pins};
+use crate::{Error, Pins, Size};
 
 /// The address of a field, without a reference to what others read meanwhile.
 macro_rules! field {
@@ -437,6 +437,12 @@ fn flow_table(ebpf: &Ebpf) -> Result<FlowTable, Error> {
     let manage = manage.fd().map_err(failed)?.as_fd().try_clone_to_owned();
     let manage = manage.map_err(|error| Error::kernel(format!("hold on to {MANAGE}"), error))?;
     Ok(FlowTable::new(descriptor(ebpf, NAME)?, info.max_entries(), manage))
+}
+
+/// Makes those that only the agent has.
+pub(crate) fn make_beside(pins: &Pins, size: Size) -> Result<(), Error> {
+    beside::<Noted>(pins, NOTES, size.mappings)?;
+    beside::<Owner>(pins, OWNERS, size.pairs).map(drop)
 }
 
 /// An array that no program has: the one that is pinned there, or a new one.

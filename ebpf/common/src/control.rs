@@ -22,11 +22,17 @@ pub struct Control {
     /// Ports that flows may take at the proxy's own addresses: those that the host does not itself give to its clients,
     /// below and above.
     pub ports: [Ports; 2],
+    /// While the maps of an older version are converted: when the flows were copied, in nanoseconds of boot time, or
+    /// [`BEGUN`]. Otherwise 0. No program reads it.
+    pub copied: u64,
 }
+
+/// Of [`Control::copied`]: the flows are still to be copied.
+pub const BEGUN: u64 = u64::MAX;
 
 abi! {
     Ports: 4 = u16 u16;
-    Control: 24 = u32 u32 u64 [Ports; 2];
+    Control: 32 = u32 u32 u64 [Ports; 2] u64;
 }
 
 impl Control {

@@ -23,7 +23,7 @@ pub mod tally;
 pub mod tcp;
 
 /// The version of everything that lies in the maps.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Asserts the size and that types lie in maps as they are: no padding that the verifier would find uninitialised, or
 /// that would make two equal keys differ.

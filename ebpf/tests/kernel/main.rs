@@ -9,5 +9,6 @@ mod holding;
 mod lab;
 mod loading;
 mod local;
+mod migrating;
 mod packets;
 mod verifier;
