@@ -32,7 +32,7 @@ use crate::namespace::Namespace;
 use crate::sever::Severer;
 use crate::state::State;
 use crate::state::slots::Slots;
-use crate::{Error, Object, Pins, Size, Tables, clock, ends, grace};
+use crate::{Error, Level, Listener, Object, Pins, Size, Tables, clock, ends, grace};
 
 const NAME: &str = "the eBPF datapath";
 
@@ -45,11 +45,13 @@ pub struct Options {
     pub size: Size,
     /// Where clients and servers are; empty: every interface that the host routes by, those that come later included.
     pub interfaces: Vec<String>,
+    /// How much the programs say, by `tracing` with the target `shunt::ebpf`.
+    pub log: Level,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pins: "/sys/fs/bpf/shunt".into(), size: Size::default(), interfaces: Vec::new() }
+        Self { pins: "/sys/fs/bpf/shunt".into(), size: Size::default(), interfaces: Vec::new(), log: Level::Off }
     }
 }
 
@@ -77,6 +79,8 @@ struct Loaded {
     collector: Collector,
     lent: Lent,
     next_list: u32,
+    /// There if the programs are to say anything.
+    _log: Option<Listener>,
 }
 
 impl EbpfDatapath {
@@ -133,11 +137,14 @@ impl EbpfDatapath {
         if self.loaded.is_some() {
             return Ok(());
         }
-        let (folder, size) = (&self.folder, self.options.size);
+        let (folder, size, level) = (&self.folder, self.options.size, self.options.log);
         let loaded = self.namespace.inside(|| -> Result<Loaded, DatapathError> {
             let mut object = Object::load(Pins::at(folder)?, size)?;
             let mut tables = object.tables()?;
             tables.set_ports(ports().map_err(kernel("read net.ipv4.ip_local_port_range"))?);
+            let log = (level != Level::Off).then(|| object.listen()).transpose()?;
+            // A former agent may have wanted to hear more.
+            tables.set_log(level);
             let slots = Slots::new(tables.slots(), [].into(), [].into());
             let severer = Severer::start(tables.flow_table(), tables.liveness()?)?;
             Ok(Loaded {
@@ -148,6 +155,7 @@ impl EbpfDatapath {
                 collector: Collector::default(),
                 lent: Lent::default(),
                 next_list: 1,
+                _log: log,
             })
         });
         let loaded = loaded.map_err(kernel("enter the datapath's network namespace"))??;

@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use crate::migrate::{self, Step};
 use crate::orders::{MANAGE, REPLAY};
 use crate::tables::{self, MAPS, Tables};
-use crate::{Error, Pins};
+use crate::{Error, Listener, Pins};
 
 /// Built by build.rs.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
@@ -115,6 +115,11 @@ impl Object {
     /// The maps, for reading and changing what they hold. Can be had once.
     pub fn tables(&mut self) -> Result<Tables, Error> {
         Tables::of(&mut self.ebpf, &self.pins)
+    }
+
+    /// Puts into words what the programs say, as long as the listener lives. Can be had once.
+    pub fn listen(&mut self) -> Result<Listener, Error> {
+        Listener::start(&mut self.ebpf)
     }
 
     /// Attaches to an interface of the calling thread's network namespace, after the programs that are there; nothing,

@@ -27,7 +27,7 @@ use crate::live::Liveness;
 use crate::orders::MANAGE;
 use crate::shared::Shared;
 use crate::state::lists;
-use crate::{Error, Pins, Size};
+use crate::{Error, Level, Pins, Size};
 
 /// The address of a field, without a reference to what others read meanwhile.
 macro_rules! field {
@@ -125,6 +125,11 @@ impl Tables {
     /// The ports that flows may take at the proxy's own addresses.
     pub fn set_ports(&mut self, ports: [Ports; 2]) {
         self.control.put_field(0, |control| field!(control.ports), ports);
+    }
+
+    /// How much the programs say.
+    pub fn set_log(&mut self, level: Level) {
+        self.control.put_field(0, |control| field!(control.log), level.number());
     }
 
     /// The flow table, to be read and cleared from anywhere.

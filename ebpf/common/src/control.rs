@@ -16,7 +16,8 @@ pub struct Ports {
 pub struct Control {
     /// [`ABI`](crate::ABI). Stays the first word for ever, so that any agent can read it.
     pub abi: u32,
-    pub zero: u32,
+    /// How much the programs say: one of [`level`](crate::log::level).
+    pub log: u32,
     /// The last transaction that is in force.
     pub committed: u64,
     /// Ports that flows may take at the proxy's own addresses: those that the host does not itself give to its clients,

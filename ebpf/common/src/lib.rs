@@ -14,6 +14,7 @@ pub mod control;
 pub mod counter;
 pub mod flow;
 pub mod kept;
+pub mod log;
 pub mod manage;
 pub mod mapping;
 pub mod note;

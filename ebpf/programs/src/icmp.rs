@@ -10,7 +10,7 @@ use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Flow, Tuple, state};
 
 use crate::carry::STEP;
-use crate::ingress::{DROP, NEXT};
+use crate::ingress::{DROP, NEXT, dropped};
 use crate::live::{is_live, now};
 use crate::maps::{FLOWS, count};
 use crate::packet::{Complaint, Headers, Icmp, Ip, Tcp, gathered, headers, sum};
@@ -31,18 +31,14 @@ pub fn translate<I: Ip>(ctx: &TcContext) -> i32 {
     // SAFETY: as in ingress.rs.
     let flow = unsafe { &*flow };
     if !is_live(flow.pair, flow.generation, now()) {
-        count(Counter::AboutDead);
-        return DROP;
+        return dropped(Counter::AboutDead);
     }
     match passed_on(ctx, flow, complaint) {
         Ok(verdict) => {
             count(Counter::Translated);
             verdict
         }
-        Err(counter) => {
-            count(counter);
-            DROP
-        }
+        Err(counter) => dropped(counter),
     }
 }
 

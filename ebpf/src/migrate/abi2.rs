@@ -39,7 +39,7 @@ macro_rules! frozen {
 frozen! {
     Control: 24 => now::control::Control {
         abi: u32,
-        zero: u32,
+        log: u32,
         committed: u64,
         ports: [Ports; 2],
     } { copied: 0, }

@@ -32,7 +32,7 @@ fn on_the_proxy(test: &str, work: impl FnOnce(&Lab<'_>) -> Result<()> + Send) ->
         star.inside(PROXY, || {
             own_bpffs(mounted.path())?;
             let size = Size { flows: 20_000, mappings: 16, pairs: 64 };
-            let options = Options { pins: mounted.path().join("shunt"), size, interfaces: Vec::new() };
+            let options = Options { pins: mounted.path().join("shunt"), size, ..Options::default() };
             work(&Lab { star: &star, options })
         })
     })

@@ -9,6 +9,8 @@ mod holding;
 mod lab;
 mod loading;
 mod local;
+mod logging;
 mod migrating;
+mod odd;
 mod packets;
 mod verifier;

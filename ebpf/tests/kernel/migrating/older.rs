@@ -97,7 +97,7 @@ fn left_by_an_agent(folder: &Path) -> Result<()> {
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(pins.link(nix::net::if_::if_nametoindex(interface)?))?;
     }
-    let control = abi2::Control { abi: 2, zero: 0, committed: 5, ports: ports_beside(32_768, 60_999) };
+    let control = abi2::Control { abi: 2, log: 0, committed: 5, ports: ports_beside(32_768, 60_999) };
     Ok(array(&pins, "CONTROL")?.set(0, control, 0)?)
 }
 
