@@ -183,9 +183,14 @@ impl EbpfDatapath {
 
 impl Datapath for EbpfDatapath {
     fn apply(&mut self, change: &Change) -> Result<Applied, DatapathError> {
-        let plan = self.state.plan(change, clock::now()).map_err(DatapathError::Unsupported)?;
+        let mut plan = self.state.plan(change, clock::now()).map_err(DatapathError::Unsupported)?;
         if plan.changed() == 0 {
             return Ok(Applied::default());
+        }
+        if self.loaded.is_none() {
+            // Which takes a second on a busy host: leases and holds begin when the programs are there.
+            self.load()?;
+            plan = self.state.plan(change, clock::now()).map_err(DatapathError::Unsupported)?;
         }
         let changed = plan.changed();
         let commit = self.commit(plan)?;

@@ -95,9 +95,10 @@ impl ::log::Log for Words {
 
     fn log(&self, record: &::log::Record<'_>) {
         let text = record.args().to_string();
-        match Said::parse(&text) {
-            Some(said) => said.tell(),
-            None => tracing::warn!(target: TARGET, text, "the programs said something that is not understood"),
+        if let Some(said) = Said::parse(&text) {
+            said.tell();
+        } else {
+            tracing::warn!(target: TARGET, text, "the programs said something that is not understood");
         }
     }
 

@@ -58,34 +58,25 @@ pub mod want {
 #[inline(always)]
 fn answered<I: Ip>(ctx: &TcContext) -> i32 {
     let verdict = of::<I>(ctx);
+    log::verdict::<I>(ctx, verdict);
     match verdict & !0xffff {
-        want::RESET => {
-            log::reset::<I>(ctx);
-            reset::answer::<I>(ctx)
-        }
-        want::DROPPED => {
-            log::dropped::<I>(ctx, verdict as u32 & 0xffff);
-            DROP
-        }
-        want::OPENED => {
-            log::opened::<I>(ctx);
-            TC_ACT_REDIRECT as i32
-        }
+        want::RESET => reset::answer::<I>(ctx),
+        want::DROPPED => DROP,
+        want::OPENED => TC_ACT_REDIRECT as i32,
         want::SMALLER => icmp::too_big::<I>(ctx, verdict as u16),
         want::AGAIN => route::again(ctx),
-        want::HELD => put_by::<I>(ctx, keep::syn::<I>(ctx)),
-        want::KEPT => put_by::<I>(ctx, keep::piece::<I>(ctx)),
+        want::HELD => put_by(keep::syn::<I>(ctx)),
+        want::KEPT => put_by(keep::piece::<I>(ctx)),
         _ => verdict,
     }
 }
 
 /// Whether it was kept or not, its sender's TCP sends it again.
 #[inline(always)]
-fn put_by<I: Ip>(ctx: &TcContext, kept: Option<()>) -> i32 {
+fn put_by(kept: Option<()>) -> i32 {
     if kept.is_some() {
         count(Counter::Kept);
     }
-    log::held::<I>(ctx);
     DROP
 }
 

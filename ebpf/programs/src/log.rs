@@ -6,8 +6,10 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::Tuple;
-use shunt_ebpf_common::log::{because_of, deed, level, reason};
+use shunt_ebpf_common::log::{deed, level, reason};
+use shunt_ebpf_common::tcp::flag;
 
+use crate::ingress::want;
 use crate::maps::{CONTROL, FLOWS, SAID};
 use crate::packet::{Headers, Ip, gathered};
 
@@ -20,34 +22,18 @@ pub fn because(why: u32) {
     }
 }
 
-/// A packet that is about to be answered with RST.
+/// Says it of a packet of which that is wanted, before it is done. One call for all: each is another way for the verifier.
 #[inline(always)]
-pub fn reset<I: Ip>(ctx: &TcContext) {
-    if is_wanted(level::INFO) {
-        tell::<I>(ctx, deed::RESET, u32::MAX);
-    }
-}
-
-#[inline(always)]
-pub fn dropped<I: Ip>(ctx: &TcContext, counter: u32) {
-    let least = if counter == Counter::Failed as u32 { level::ERROR } else { level::INFO };
+pub fn verdict<I: Ip>(ctx: &TcContext, verdict: i32) {
+    const FAILED: i32 = want::DROPPED | Counter::Failed as i32;
+    let least = match verdict & !0xffff {
+        _ if verdict == FAILED => level::ERROR,
+        want::RESET | want::DROPPED => level::INFO,
+        want::HELD | want::KEPT | want::OPENED => level::DEBUG,
+        _ => return,
+    };
     if is_wanted(least) {
-        tell::<I>(ctx, deed::DROPPED, counter + 1);
-    }
-}
-
-#[inline(always)]
-pub fn held<I: Ip>(ctx: &TcContext) {
-    if is_wanted(level::DEBUG) {
-        tell::<I>(ctx, deed::HELD, reason::NONE);
-    }
-}
-
-/// The packet is as it leaves.
-#[inline(always)]
-pub fn opened<I: Ip>(ctx: &TcContext) {
-    if is_wanted(level::DEBUG) {
-        tell::<I>(ctx, deed::OPENED, because_of(Counter::Opened));
+        tell::<I>(ctx, verdict);
     }
 }
 
@@ -58,28 +44,37 @@ fn is_wanted(least: u32) -> bool {
 }
 
 #[inline(never)]
-fn tell<I: Ip>(ctx: &TcContext, deed: u32, why: u32) {
+fn tell<I: Ip>(ctx: &TcContext, verdict: i32) {
     // Not headers(): of a function that only reads the context, the compiler makes one that is handed what it reads, and the
     // verifier does not take a packet's end from a caller.
     let Some(head) = gathered::<Headers<I>>(ctx) else { return };
     // SAFETY: gathered() has compared it with the packet's end.
     let head = unsafe { &*head };
     let mut tuple = head.tuple();
-    let mut why = why;
+    let (mut deed, mut why) = (deed::HELD, reason::NONE);
+    match verdict & !0xffff {
+        want::DROPPED => (deed, why) = (deed::DROPPED, (verdict as u32 & 0xffff) + 1),
+        want::RESET => {
+            deed = deed::RESET;
+            // A SYN was refused just now, and it was said why. Of another segment there is nothing to say.
+            if head.tcp.flags & (flag::SYN | flag::ACK) == flag::SYN {
+                // SAFETY: this processor's own element.
+                why = SAID.get_ptr(0).map_or(reason::NONE, |said| unsafe { *said });
+            }
+        }
+        want::OPENED => {
+            deed = deed::OPENED;
+            // It is as it leaves: the client instead of the address that the backend sees.
+            if let Some(flow) = FLOWS.get_ptr(tuple.reversed()) {
+                // SAFETY: as in ingress.rs.
+                let rewritten = unsafe { &(*flow).rewritten };
+                (tuple.source, tuple.source_port) = (rewritten.target, rewritten.target_port);
+            }
+        }
+        _ => {}
+    }
     if !head.ip.precedes_tcp() {
         (tuple.source_port, tuple.target_port) = (0, 0);
-    } else if deed == deed::OPENED {
-        // The client instead of the address that the backend sees.
-        if let Some(flow) = FLOWS.get_ptr(tuple.reversed()) {
-            // SAFETY: as in ingress.rs.
-            let rewritten = unsafe { &(*flow).rewritten };
-            (tuple.source, tuple.source_port) = (rewritten.target, rewritten.target_port);
-        }
-    } else if deed == deed::RESET {
-        // A SYN was refused just now, and it was said why. Of another segment there is nothing to say.
-        let opens = head.segment().is_some_and(|segment| segment.opens());
-        // SAFETY: this processor's own element.
-        why = if opens { SAID.get_ptr(0).map_or(0, |said| unsafe { *said }) } else { reason::NONE };
     }
     say(&tuple, deed, why);
 }
