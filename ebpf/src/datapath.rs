@@ -36,7 +36,7 @@ use crate::namespace::Namespace;
 use crate::sever::Severer;
 use crate::state::State;
 use crate::state::slots::Slots;
-use crate::{Error, Object, Pins, Size, Tables, clock, ends, grace};
+use crate::{Error, Level, Listener, Object, Pins, Size, Tables, clock, ends, grace};
 
 const NAME: &str = "the eBPF datapath";
 
@@ -55,11 +55,19 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// How long the entries of a connection stay that is over: its end may be said twice when it gets lost.
     pub closed: Duration,
+    /// How much the programs say, by `tracing` with the target `shunt::ebpf`.
+    pub log: Level,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pins: "/sys/fs/bpf/shunt".into(), size: Size::default(), interfaces: Vec::new(), closed: CLOSED }
+        Self {
+            pins: "/sys/fs/bpf/shunt".into(),
+            size: Size::default(),
+            interfaces: Vec::new(),
+            closed: CLOSED,
+            log: Level::Off,
+        }
     }
 }
 
@@ -91,6 +99,8 @@ struct Loaded {
     idle: Idle,
     lent: Lent,
     next_list: u32,
+    /// There if the programs are to say anything.
+    _log: Option<Listener>,
 }
 
 impl EbpfDatapath {
@@ -148,11 +158,15 @@ impl EbpfDatapath {
         if self.loaded.is_some() {
             return Ok(());
         }
-        let (folder, size, closed) = (&self.folder, self.options.size, self.options.closed);
+        let Options { size, closed, log: level, .. } = self.options;
+        let folder = &self.folder;
         let loaded = self.namespace.inside(|| -> Result<Loaded, DatapathError> {
             let mut object = Object::load(Pins::at(folder)?, size)?;
             let mut tables = object.tables()?;
             tables.set_ports(ports().map_err(kernel("read net.ipv4.ip_local_port_range"))?);
+            let log = (level != Level::Off).then(|| object.listen()).transpose()?;
+            // A former agent may have wanted to hear more.
+            tables.set_log(level);
             let slots = Slots::new(tables.slots(), [].into(), [].into());
             let live = tables.liveness()?;
             let severer = Severer::start(tables.flow_table(), tables.liveness()?)?;
@@ -166,6 +180,7 @@ impl EbpfDatapath {
                 idle: Idle::default(),
                 lent: Lent::default(),
                 next_list: 1,
+                _log: log,
             })
         });
         let loaded = loaded.map_err(kernel("enter the datapath's network namespace"))??;

@@ -30,7 +30,10 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("{path} holds maps of ABI version {found}, and this is version {ours}")]
+    #[error(
+        "{path} holds maps of ABI version {found}; this shunt speaks version {ours} and converts version 2: run the version \
+         that made them, or `shunt purge`, which ends the connections"
+    )]
     Abi { path: PathBuf, found: u32, ours: u32 },
     #[error("{path} is not in a bpf file system (mount -t bpf bpf /sys/fs/bpf)")]
     NoBpffs { path: PathBuf },

@@ -4,18 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
-use aya::maps::{Array, Map, MapData};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
-use shunt_ebpf_common::ABI;
-use shunt_ebpf_common::control::Control;
 
+use crate::migrate::{self, Step};
 use crate::orders::{MANAGE, REPLAY};
-use crate::tables::{MAPS, Tables};
-use crate::{Error, Pins, sys};
+use crate::tables::{self, MAPS, Tables};
+use crate::{Error, Listener, Pins, sys};
 
 /// Built by build.rs.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs"));
@@ -32,7 +30,7 @@ pub struct Size {
 
 impl Default for Size {
     fn default() -> Self {
-        Self { flows: 1_000_000, mappings: 16_384, pairs: 65_536 }
+        Self { flows: 1_000_000, mappings: 16_384, pairs: 32_768 }
     }
 }
 
@@ -69,9 +67,33 @@ pub struct Object {
 
 impl Object {
     /// Loads the programs onto the maps that are pinned there, or onto new ones, and lets every interface that has a link
-    /// run them from now on.
+    /// run them from now on. Maps of an older version are converted, those of an unknown one refused.
     pub fn load(pins: Pins, size: Size) -> Result<Self, Error> {
-        refuse_other_abi(&pins)?;
+        migrate::load_until(pins, size, Step::Done)?.ok_or(Error::Missing("maps"))
+    }
+
+    /// Converts what is pinned there as far as that step and lets go, as an agent does that dies.
+    pub fn migrate_until(pins: Pins, size: Size, last: Step) -> Result<(), Error> {
+        migrate::load_until(pins, size, last).map(drop)
+    }
+
+    /// Makes the maps that are not pinned there yet.
+    pub(crate) fn maps_at(pins: &Pins, size: Size) -> Result<(), Error> {
+        Self::parsed(pins, size)?;
+        tables::make_beside(pins, size)
+    }
+
+    /// Loads the programs; no link has them yet.
+    pub(crate) fn onto(pins: Pins, size: Size) -> Result<Self, Error> {
+        let ebpf = Self::parsed(&pins, size)?;
+        let mut object = Self { ebpf, pins };
+        for name in [INGRESS, MANAGE, REPLAY] {
+            object.own_program(name)?.load().map_err(|error| Error::program(format!("load {name}"), error))?;
+        }
+        Ok(object)
+    }
+
+    fn parsed(pins: &Pins, size: Size) -> Result<Ebpf, Error> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("FLOWS", size.flows.saturating_mul(2));
         loader.map_max_entries("LISTENERS", size.mappings);
@@ -83,20 +105,22 @@ impl Object {
             // A map that is pinned there already is taken; otherwise it is made and pinned.
             loader.map_pin_path(name, pins.map(name));
         }
-        let ebpf = loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))?;
-        let mut object = Self { ebpf, pins };
-        for name in [INGRESS, MANAGE, REPLAY] {
-            object.own_program(name)?.load().map_err(|error| Error::program(format!("load {name}"), error))?;
-        }
-        for interface in object.pins.linked()? {
-            object.exchange(interface)?;
-        }
-        Ok(object)
+        loader.load(PROGRAMS).map_err(|error| Error::Load(Box::new(error)))
+    }
+
+    /// Lets every interface that has a link run these programs.
+    pub(crate) fn exchange_all(&mut self) -> Result<(), Error> {
+        self.pins.linked()?.into_iter().try_for_each(|interface| self.exchange(interface))
     }
 
     /// The maps, for reading and changing what they hold. Can be had once.
     pub fn tables(&mut self) -> Result<Tables, Error> {
         Tables::of(&mut self.ebpf, &self.pins)
+    }
+
+    /// Puts into words what the programs say, as long as the listener lives. Can be had once.
+    pub fn listen(&mut self) -> Result<Listener, Error> {
+        Listener::start(&mut self.ebpf)
     }
 
     /// Attaches to an interface of the calling thread's network namespace, after the programs that are there; nothing,
@@ -188,26 +212,4 @@ fn is_gone(error: &aya::programs::ProgramError) -> bool {
     use aya::programs::ProgramError;
     let ProgramError::SyscallError(call) = error else { return false };
     matches!(call.io_error.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV))
-}
-
-/// Maps of another layout are not touched: what is written there by other rules would be read as flows.
-fn refuse_other_abi(pins: &Pins) -> Result<(), Error> {
-    let path = pins.map("CONTROL");
-    if !path.exists() {
-        return Ok(());
-    }
-    let what = format!("read {}", path.display());
-    let data = MapData::from_pin(&path).map_err(|error| Error::map(&what, error))?;
-    // Of any size: only the first word is promised to be there.
-    let size = data.info().map_err(|error| Error::map(&what, error))?.value_size() as usize;
-    if size == size_of::<Control>() {
-        let control = Array::<_, Control>::try_from(Map::Array(data)).map_err(|error| Error::map(&what, error))?;
-        let found = control.get(&0, 0).map_err(|error| Error::map(&what, error))?.abi;
-        // 0: made, and its maker died before it wrote anything.
-        if found == ABI || found == 0 {
-            return Ok(());
-        }
-        return Err(Error::Abi { path: pins.path().to_path_buf(), found, ours: ABI });
-    }
-    Err(Error::Abi { path: pins.path().to_path_buf(), found: 0, ours: ABI })
 }

@@ -125,7 +125,12 @@ impl Pins {
         linked.contains(&LOOPBACK) && linked.iter().all(runs_nowhere)
     }
 
-    fn maps(&self) -> PathBuf {
+    /// Where maps are made while others are converted.
+    pub(crate) fn beside(&self) -> Self {
+        Self(self.0.join("beside"))
+    }
+
+    pub(crate) fn maps(&self) -> PathBuf {
         self.0.join("maps")
     }
 

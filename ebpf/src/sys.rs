@@ -11,11 +11,17 @@ use aya::Pod;
 
 /// linux/bpf.h, `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// The key must be there.
+const BPF_EXIST: u64 = 2;
 
 /// linux/bpf.h, `enum bpf_link_type`.
 const BPF_LINK_TYPE_TCX: u32 = 11;
@@ -121,6 +127,41 @@ pub fn zeros<T: Pod>() -> T {
     unsafe { std::mem::zeroed() }
 }
 
+/// The first word of an array's first element, which has `size` bytes.
+pub fn first_word(map: impl AsFd, size: usize) -> io::Result<u32> {
+    // The kernel writes whole words.
+    let mut value = vec![0_u64; size.div_ceil(8)];
+    call(BPF_MAP_LOOKUP_ELEM, &mut element(map, &0_u32, value.as_mut_ptr() as u64, 0))?;
+    let bytes = value.first().copied().unwrap_or_default().to_ne_bytes();
+    Ok(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+/// Puts another value into the place of the one that the key has. Whether there was one.
+pub fn replace<K: Pod, V: Pod>(map: impl AsFd, key: &K, value: &V) -> io::Result<bool> {
+    found(call(BPF_MAP_UPDATE_ELEM, &mut element(map, key, (&raw const *value) as u64, BPF_EXIST)))
+}
+
+/// Takes a key out, if it is there.
+pub fn remove<K: Pod>(map: impl AsFd, key: &K) -> io::Result<()> {
+    found(call(BPF_MAP_DELETE_ELEM, &mut element(map, key, 0, 0))).map(drop)
+}
+
+/// Enters all of these, or replaces what is there.
+pub fn put_all<K: Pod, V: Pod>(map: impl AsFd, keys: &[K], values: &[V]) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len(), "keys and values come in pairs");
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map: map.as_fd().as_raw_fd() as u32,
+        ..Batch::default()
+    };
+    call(BPF_MAP_UPDATE_BATCH, &mut batch).map(drop)
+}
+
 /// Runs a program once on a packet; what it returns.
 pub fn run(program: impl AsFd, packet: &[u8]) -> io::Result<u32> {
     let mut run = Run {
@@ -191,6 +232,14 @@ fn pinned(path: &Path) -> io::Result<OwnedFd> {
 
 fn element<K: Pod>(map: impl AsFd, key: &K, value: u64, flags: u64) -> Element {
     Element { map: map.as_fd().as_raw_fd() as u32, zero: 0, key: (&raw const *key) as u64, value, flags }
+}
+
+fn found(called: io::Result<libc::c_int>) -> io::Result<bool> {
+    match called {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_missing(error: &io::Error) -> bool {

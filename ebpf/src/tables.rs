@@ -30,7 +30,7 @@ use crate::live::Liveness;
 use crate::orders::MANAGE;
 use crate::shared::Shared;
 use crate::state::lists;
-use crate::{Error, Pins};
+use crate::{Error, Level, Pins, Size};
 
 pub(crate) use overheard::Overheard;
 
@@ -136,6 +136,11 @@ impl Tables {
     /// The ports that flows may take at the proxy's own addresses.
     pub fn set_ports(&mut self, ports: [Ports; 2]) {
         self.control.put_field(0, |control| field!(control.ports), ports);
+    }
+
+    /// How much the programs say.
+    pub fn set_log(&mut self, level: Level) {
+        self.control.put_field(0, |control| field!(control.log), level.number());
     }
 
     /// The flow table, to be read and cleared from anywhere.
@@ -408,6 +413,12 @@ fn flow_table(ebpf: &Ebpf) -> Result<FlowTable, Error> {
     let manage = manage.fd().map_err(failed)?.as_fd().try_clone_to_owned();
     let manage = manage.map_err(|error| Error::kernel(format!("hold on to {MANAGE}"), error))?;
     Ok(FlowTable::new(descriptor(ebpf, NAME)?, info.max_entries(), manage))
+}
+
+/// Makes those that only the agent has.
+pub(crate) fn make_beside(pins: &Pins, size: Size) -> Result<(), Error> {
+    beside::<Noted>(pins, NOTES, size.mappings)?;
+    beside::<Owner>(pins, OWNERS, size.pairs).map(drop)
 }
 
 /// An array that no program has: the one that is pinned there, or a new one.

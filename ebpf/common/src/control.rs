@@ -16,17 +16,24 @@ pub struct Ports {
 pub struct Control {
     /// [`ABI`](crate::ABI). Stays the first word for ever, so that any agent can read it.
     pub abi: u32,
-    pub zero: u32,
+    /// How much the programs say: one of [`level`](crate::log::level).
+    pub log: u32,
     /// The last transaction that is in force.
     pub committed: u64,
     /// Ports that flows may take at the proxy's own addresses: those that the host does not itself give to its clients,
     /// below and above.
     pub ports: [Ports; 2],
+    /// While the maps of an older version are converted: when the flows were copied, in nanoseconds of boot time, or
+    /// [`BEGUN`]. Otherwise 0. No program reads it.
+    pub copied: u64,
 }
+
+/// Of [`Control::copied`]: the flows are still to be copied.
+pub const BEGUN: u64 = u64::MAX;
 
 abi! {
     Ports: 4 = u16 u16;
-    Control: 24 = u32 u32 u64 [Ports; 2];
+    Control: 32 = u32 u32 u64 [Ports; 2] u64;
 }
 
 impl Control {

@@ -13,8 +13,8 @@ use shunt_ebpf_common::flow::{Flow, Tuple, state};
 use shunt_ebpf_common::tcp::{Segment, after, flag};
 
 use crate::admit::give_back;
-use crate::ingress::{DROP, want};
-use crate::maps::{FLOWS, count};
+use crate::ingress::{dropped, want};
+use crate::maps::FLOWS;
 use crate::packet::{Ip, headers};
 use crate::route::{self, NoWay, Way};
 use crate::signal;
@@ -23,10 +23,7 @@ use crate::signal;
 pub fn carry<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64) -> i32 {
     match passed_on::<I>(ctx, flow, segment, now) {
         Ok(verdict) => verdict,
-        Err(Stopped::Counted(counter)) => {
-            count(counter);
-            DROP
-        }
+        Err(Stopped::Counted(counter)) => dropped(counter),
         Err(Stopped::Misled) => want::AGAIN,
         Err(Stopped::Narrow(mtu)) => want::SMALLER | i32::from(mtu),
     }

@@ -10,11 +10,11 @@ use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Flow, Tuple, state};
 
 use crate::carry::STEP;
-use crate::ingress::{DROP, NEXT};
+use crate::ingress::{DROP, NEXT, dropped};
 use crate::live::{is_live, now};
 use crate::maps::{FLOWS, count};
-use crate::packet::{Complaint, Headers, Icmp, Ip, Tcp, gathered, headers};
-use crate::reset::{is_unfinished, sum};
+use crate::packet::{Complaint, Headers, Icmp, Ip, Tcp, gathered, headers, sum};
+use crate::reset::is_unfinished;
 use crate::route::{self, Way};
 
 /// An ICMP message: translated if it is about a flow of ours, otherwise nothing to us.
@@ -23,29 +23,22 @@ pub fn translate<I: Ip>(ctx: &TcContext) -> i32 {
     let Some(complaint) = gathered::<Complaint<I>>(ctx) else { return NEXT };
     // SAFETY: gathered() has compared it with the packet's end.
     let complaint = unsafe { &mut *complaint };
-    if !I::is_error(complaint.icmp.kind) || !complaint.about.precedes_tcp() {
+    if !complaint.is_about_tcp() {
         return NEXT;
     }
-    let (source, target) = complaint.about.addresses();
-    let (source_port, target_port) = (complaint.source_port, complaint.target_port);
-    // The packet that is complained of left as one end's. It is told what the other end's packets are told by.
-    let answer = Tuple { source: target, target: source, source_port: target_port, target_port: source_port, zero: 0 };
+    let answer = complaint.answer();
     let Some(flow) = FLOWS.get_ptr(&answer) else { return NEXT };
     // SAFETY: as in ingress.rs.
     let flow = unsafe { &*flow };
     if !is_live(flow, now()) {
-        count(Counter::AboutDead);
-        return DROP;
+        return dropped(Counter::AboutDead);
     }
     match passed_on(ctx, flow, complaint) {
         Ok(verdict) => {
             count(Counter::Translated);
             verdict
         }
-        Err(counter) => {
-            count(counter);
-            DROP
-        }
+        Err(counter) => dropped(counter),
     }
 }
 

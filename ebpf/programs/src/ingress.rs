@@ -14,8 +14,8 @@ use crate::maps::{FLOWS, count, tell};
 use crate::open::Answer;
 use crate::packet::v4::{self, V4};
 use crate::packet::v6::{self, V6};
-use crate::packet::{Content, Headers, IP, Ip, gathered};
-use crate::{carry, icmp, keep, open, reset, route};
+use crate::packet::{Content, Headers, IP, Ip, content, gathered};
+use crate::{carry, icmp, keep, log, open, reset, route};
 
 /// Not ours: the next program, or the stack. `TCX_NEXT` by another name.
 pub const NEXT: i32 = TC_ACT_UNSPEC;
@@ -48,29 +48,43 @@ pub mod want {
     pub const KEPT: i32 = 0x4_0000;
     /// It is to come in once more, without the route that it has.
     pub const AGAIN: i32 = 0x5_0000;
+    /// It does not go on. The lower half is what is counted.
+    pub const DROPPED: i32 = 0x6_0000;
+    /// It has opened a flow, and goes on.
+    pub const OPENED: i32 = 0x7_0000;
 }
 
 /// What is answered is turned round here and not where that is found out: calls within one another share 512 bytes of stack.
 #[inline(always)]
 fn answered<I: Ip>(ctx: &TcContext) -> i32 {
     let verdict = of::<I>(ctx);
+    log::verdict::<I>(ctx, verdict);
     match verdict & !0xffff {
         want::RESET => reset::answer::<I>(ctx),
+        want::DROPPED => DROP,
+        want::OPENED => TC_ACT_REDIRECT as i32,
         want::SMALLER => icmp::too_big::<I>(ctx, verdict as u16),
         want::AGAIN => route::again(ctx),
-        want::HELD => dropped(keep::syn::<I>(ctx)),
-        want::KEPT => dropped(keep::piece::<I>(ctx)),
+        want::HELD => put_by(keep::syn::<I>(ctx)),
+        want::KEPT => put_by(keep::piece::<I>(ctx)),
         _ => verdict,
     }
 }
 
 /// Whether it was kept or not, its sender's TCP sends it again.
 #[inline(always)]
-fn dropped(kept: Option<()>) -> i32 {
+fn put_by(kept: Option<()>) -> i32 {
     if kept.is_some() {
         count(Counter::Kept);
     }
     DROP
+}
+
+/// Counts a packet that does not go on.
+#[inline(always)]
+pub fn dropped(counter: Counter) -> i32 {
+    count(counter);
+    want::DROPPED | counter as i32
 }
 
 /// A packet of one family.
@@ -81,7 +95,7 @@ fn of<I: Ip>(ctx: &TcContext) -> i32 {
     // SAFETY: gathered() has compared it with the packet's end.
     let head = unsafe { &*headers };
     let mut tuple = head.tuple();
-    match head.ip.content(ctx) {
+    match content(ctx, &head.ip) {
         Content::Other => return NEXT,
         Content::Icmp => return icmp::translate::<I>(ctx),
         // The first fragment says whom all are for. Without it, what the others bring to the stack is never put together.
@@ -116,7 +130,10 @@ fn of<I: Ip>(ctx: &TcContext) -> i32 {
         Answer::Hold => want::HELD,
         Answer::Carry => match FLOWS.get_ptr_mut(&tuple) {
             // SAFETY: as above.
-            Some(flow) => carried::<I>(ctx, unsafe { &mut *flow }, &segment, now),
+            Some(flow) => match carried::<I>(ctx, unsafe { &mut *flow }, &segment, now) {
+                verdict if verdict == TC_ACT_REDIRECT as i32 => want::OPENED,
+                verdict => verdict,
+            },
             None => DROP,
         },
     }
@@ -150,8 +167,7 @@ fn dropped_if_ours(ctx: &TcContext, tuple: &mut Tuple, tcp: u32, counter: Counte
     let Ok(ports) = ctx.load::<[u16; 2]>((IP + tcp) as usize) else { return NEXT };
     [tuple.source_port, tuple.target_port] = ports;
     if FLOWS.get_ptr(&*tuple).is_some() || open::listens(tuple) {
-        count(counter);
-        return DROP;
+        return dropped(counter);
     }
     NEXT
 }

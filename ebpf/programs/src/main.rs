@@ -2,8 +2,8 @@
 //!
 //! `ingress` decides what a packet is to us → `open` makes a flow of a SYN → `carry` passes a flow's packet on, asking
 //! `live` and `route` → `reset` answers what may not pass. `admit` asks lists and limits, `icmp` translates and makes ICMP
-//! errors, `keep` puts packets by, `signal` notes how backends answer, `manage` does what the agent asks for. `packet` reads and writes headers, `maps` is what is shared
-//! with the agent.
+//! errors, `keep` puts packets by, `signal` notes how backends answer, `manage` does what the agent asks for. `log` says
+//! what becomes of packets, `packet` reads and writes headers, `maps` is what is shared with the agent.
 //!
 //! A packet that is no listener's leaves as it came, `TCX_NEXT`: other programs and the host's stack see it untouched.
 
@@ -18,6 +18,7 @@ mod icmp;
 mod ingress;
 mod keep;
 mod live;
+mod log;
 mod manage;
 mod maps;
 mod open;

@@ -77,6 +77,10 @@ pub struct Scratch {
     pub socket: bpf_sock_tuple,
 }
 
+/// Why the packet that this processor is at was refused, as `log` says it.
+#[map]
+pub static SAID: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 pub static SYN_SCRATCH: PerCpuArray<Frame<SYN>> = PerCpuArray::with_max_entries(1, 0);
 

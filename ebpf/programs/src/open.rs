@@ -9,11 +9,13 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_sk_release, bpf_skc_lookup_tcp}
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Address, Endpoint, Flow, Tuple, state};
+use shunt_ebpf_common::log::because_it_was;
 use shunt_ebpf_common::mapping::{MAX_CHOICES, Pair, Way, kind, source};
 use shunt_ebpf_common::tally::Event;
 
 use crate::admit::{free, is_allowed, placed};
 use crate::live::{generation_of, now, until};
+use crate::log::because;
 use crate::maps::{CONTROL, FLOWS, LISTENERS, MAPPINGS, PAIRS, POOLS, SCRATCH, Scratch, committed, count, tell};
 use crate::packet::Ip;
 use crate::{carry, route};
@@ -74,6 +76,7 @@ fn refused(slot: u32, event: Event, counter: Counter) -> Answer {
     count(counter);
     tell(slot, event);
     tell(slot, Event::Reset);
+    because(because_it_was(event));
     Answer::Reset
 }
 

@@ -11,7 +11,7 @@ use shunt_ebpf_common::tcp::Reset;
 
 use crate::ingress::DROP;
 use crate::maps::count;
-use crate::packet::{Headers, IP, Ip, TCP, Tcp, halved, headers};
+use crate::packet::{Headers, IP, Ip, TCP, Tcp, halved, headers, sum};
 use crate::route;
 
 /// Answers the packet, or drops it if it asks for no answer.
@@ -77,19 +77,4 @@ pub fn is_unfinished<I: Ip>(ctx: &TcContext) -> Option<bool> {
     ctx.store(field, &1_u16, 0).ok()?;
     ctx.l4_csum_replace(field, 0, 1, 0).ok()?;
     Some(ctx.load::<u16>(field).ok()? == 1)
-}
-
-/// The sum of a header.
-#[inline(always)]
-pub fn sum<T>(header: &T) -> u32 {
-    const { assert!(align_of::<T>() == 2 && size_of::<T>().is_multiple_of(2)) };
-    let words = core::ptr::from_ref(header).cast::<u16>();
-    let mut total = 0;
-    let mut at = 0;
-    while at < size_of::<T>() / 2 {
-        // SAFETY: within the header, and aligned: headers are made of halves.
-        total += u32::from(unsafe { *words.add(at) });
-        at += 1;
-    }
-    total
 }
