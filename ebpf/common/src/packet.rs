@@ -113,8 +113,8 @@ pub enum Content {
 
 /// An IP header.
 pub trait Header: Halves {
-    /// Of the header's own checksum, if it has one.
-    const CHECKSUM: Option<u32>;
+    /// Whether it has a checksum of its own.
+    const SUMMED: bool;
     const LENGTH: u32 = size_of::<Self>() as u32;
     const TCP: u32 = IP + Self::LENGTH;
     const TCP_CHECKSUM: u32 = Self::TCP + offset_of!(Tcp, checksum) as u32;

@@ -147,7 +147,7 @@ fn rewrite<I: Ip>(ctx: &TcContext, flow: &Flow, steps: u8) -> Result<(), Counter
     if flow.port_sum != 0 {
         ctx.l4_csum_replace(checksum, 0, flow.port_sum.into(), 0).map_err(failed)?;
     }
-    if I::CHECKSUM.is_none() && steps == 0 {
+    if !I::SUMMED && steps == 0 {
         // The helper has taken the addresses out of the sum of the whole packet, as a header with a checksum of its own would
         // balance them. Nobody asks for that sum but the host's own stack. It fails where there is none.
         // SAFETY: the context is valid while the program runs.

@@ -69,7 +69,7 @@ fn passed_on<I: Ip>(ctx: &TcContext, flow: &Flow, complaint: &mut Complaint<I>) 
     complaint.source_port = flow.rewritten.target_port;
     complaint.target_port = flow.rewritten.source_port;
     // IPv4's header balances its own change, and its addresses are none of ICMP's checksum's.
-    let addresses = if I::CHECKSUM.is_some() { 0 } else { add(flow.address_sum, outside) };
+    let addresses = if I::SUMMED { 0 } else { add(flow.address_sum, outside) };
     complaint.icmp.checksum = replaced(complaint.icmp.checksum, add(addresses, flow.port_sum));
     Ok(way.send(ctx))
 }

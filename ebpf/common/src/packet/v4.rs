@@ -1,8 +1,6 @@
 //! IPv4 (RFC 791).
 
-use core::mem::offset_of;
-
-use super::{Content, Halves, Header, IP, Icmp, TCP, halved, joined, sum};
+use super::{Content, Halves, Header, Icmp, TCP, halved, joined, sum};
 use crate::checksum::{difference, fold, pseudo, replaced};
 use crate::flow::{Address, Tuple};
 
@@ -47,7 +45,7 @@ impl V4 {
 }
 
 impl Header for V4 {
-    const CHECKSUM: Option<u32> = Some(IP + offset_of!(Self, checksum) as u32);
+    const SUMMED: bool = true;
     const ICMP: u8 = 1;
 
     #[inline(always)]

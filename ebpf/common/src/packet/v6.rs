@@ -42,7 +42,7 @@ impl V6 {
 }
 
 impl Header for V6 {
-    const CHECKSUM: Option<u32> = None;
+    const SUMMED: bool = false;
     const ICMP: u8 = 58;
 
     #[inline(always)]

@@ -36,7 +36,7 @@ pub fn keeps_sums<I: Header>(frame: &[u8], head: &Headers<I>) {
     after.tcp.target_port = to.target_port;
     after.tcp.checksum = replaced(after.tcp.checksum, add(address_sum, port_sum));
     assert_eq!(after.tuple(), to, "{frame:x?}");
-    if I::CHECKSUM.is_some() {
+    if I::SUMMED {
         assert!(same(sum(&head.ip), sum(&after.ip)), "{frame:x?}");
     }
     let pseudo = |tuple: &Tuple| I::pseudo(&tuple.source, &tuple.target, head.ip.length() as u16);
@@ -51,7 +51,7 @@ pub fn is_answered<I: Header>(head: &Headers<I>) {
     let ip = I::with(&ends.source, &ends.target, TCP, LENGTH);
     assert_eq!(ip.addresses(), (ends.source, ends.target));
     assert_eq!(ip.length(), I::LENGTH + u32::from(LENGTH));
-    assert!(ip.precedes_tcp() && (I::CHECKSUM.is_none() || same(sum(&ip), 0)));
+    assert!(ip.precedes_tcp() && (!I::SUMMED || same(sum(&ip), 0)));
     let by_bytes = |protocol: u8| {
         let covered = if I::LENGTH == 20 {
             let v4 = |address: Address| address.raw_v4().to_ne_bytes();

@@ -7,20 +7,20 @@
 #![no_std]
 #![no_main]
 
-use core::mem::offset_of;
-
 use aya_ebpf::bindings::{BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::checksum::{add, difference};
+use shunt_ebpf_common::flow::Address;
+use shunt_ebpf_common::packet::v4::V4;
+use shunt_ebpf_common::packet::{Header as _, Headers};
 
 const NEXT: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
 
-/// `protocol` of IPv4's packets, and IPv4's of TCP.
+/// `protocol` of IPv4's packets.
 const IPV4: u16 = 0x0800;
-const TCP: u8 = 6;
 
 /// What a step less to live adds to IPv4's sum, as in `carry.rs`.
 const STEP: u32 = (!0x0100_u16.to_be()) as u32;
@@ -33,38 +33,14 @@ static PROXY: u32 = 0;
 #[unsafe(no_mangle)]
 static SERVER: u32 = 0;
 #[unsafe(no_mangle)]
-static CLIENT_MAC: [u8; 6] = [0; 6];
+static CLIENT_MAC: [u16; 3] = [0; 3];
 #[unsafe(no_mangle)]
-static PROXY_MAC: [u8; 6] = [0; 6];
+static PROXY_MAC: [u16; 3] = [0; 3];
 #[unsafe(no_mangle)]
-static SERVER_MAC: [u8; 6] = [0; 6];
+static SERVER_MAC: [u16; 3] = [0; 3];
 /// By which packets come in and leave.
 #[unsafe(no_mangle)]
 static INTERFACE: u32 = 0;
-
-/// Halves, because words are not aligned behind an Ethernet header.
-#[repr(C)]
-struct Headers {
-    target_mac: [u8; 6],
-    source_mac: [u8; 6],
-    kind: u16,
-    version_length: u8,
-    service: u8,
-    length: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    source: [u16; 2],
-    target: [u16; 2],
-    ports: [u16; 2],
-    sequence: [u16; 2],
-    acknowledgement: [u16; 2],
-    offset_flags_window: [u16; 2],
-    tcp_checksum: u16,
-    urgent: u16,
-}
 
 #[classifier]
 pub fn floor(ctx: TcContext) -> i32 {
@@ -75,8 +51,9 @@ pub fn floor(ctx: TcContext) -> i32 {
     let Some(head) = gathered(&ctx) else { return NEXT };
     // SAFETY: gathered() has compared it with the packet's end.
     let head = unsafe { &*head };
-    let (source, target) = (joined(head.source), joined(head.target));
-    if head.version_length != 0x45 || head.protocol != TCP || target != set(&PROXY) {
+    let (source, target) = head.ip.addresses();
+    let (source, target) = (source.raw_v4(), target.raw_v4());
+    if !head.ip.precedes_tcp() || target != set(&PROXY) {
         return NEXT;
     }
     let (to, mac) = match source {
@@ -92,17 +69,16 @@ pub fn floor(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn rewrite(ctx: &TcContext, sum: u32, from: u32, to: u32, mac: &[u8; 6]) -> Option<()> {
-    ctx.l3_csum_replace(offset_of!(Headers, checksum), 0, add(sum, STEP).into(), 0).ok()?;
-    ctx.l4_csum_replace(offset_of!(Headers, tcp_checksum), 0, sum.into(), BPF_F_PSEUDO_HDR.into()).ok()?;
+fn rewrite(ctx: &TcContext, sum: u32, from: u32, to: u32, mac: &[u16; 3]) -> Option<()> {
+    ctx.l4_csum_replace(V4::TCP_CHECKSUM as usize, 0, sum.into(), BPF_F_PSEUDO_HDR.into()).ok()?;
     let head = start(ctx)?;
-    // SAFETY: start() has compared it with the packet's end, anew after the helpers.
+    // SAFETY: start() has compared it with the packet's end, anew after the helper.
     let head = unsafe { &mut *head };
-    head.ttl -= 1;
-    head.source = halved(from);
-    head.target = halved(to);
-    head.source_mac = set(&PROXY_MAC);
-    head.target_mac = set(mac);
+    let ttl = head.ip.ttl();
+    head.ip.set_ttl(ttl.wrapping_sub(1));
+    head.ip.correct(add(sum, STEP));
+    head.ip.set_addresses(&Address::v4(from), &Address::v4(to));
+    (head.ethernet.source, head.ethernet.target) = (set(&PROXY_MAC), set(mac));
     Some(())
 }
 
@@ -115,28 +91,18 @@ fn set<T: Copy>(of: &T) -> T {
 
 /// The headers, put together if they are not in one piece.
 #[inline(always)]
-fn gathered(ctx: &TcContext) -> Option<*mut Headers> {
+fn gathered(ctx: &TcContext) -> Option<*mut Headers<V4>> {
     if let Some(found) = start(ctx) {
         return Some(found);
     }
-    ctx.pull_data(size_of::<Headers>() as u32).ok()?;
+    ctx.pull_data(size_of::<Headers<V4>>() as u32).ok()?;
     start(ctx)
 }
 
 #[inline(always)]
-fn start(ctx: &TcContext) -> Option<*mut Headers> {
+fn start(ctx: &TcContext) -> Option<*mut Headers<V4>> {
     let (start, end) = (ctx.data(), ctx.data_end());
-    if start + size_of::<Headers>() > end { None } else { Some(start as *mut Headers) }
-}
-
-#[inline(always)]
-const fn joined(halves: [u16; 2]) -> u32 {
-    halves[0] as u32 | (halves[1] as u32) << 16
-}
-
-#[inline(always)]
-const fn halved(word: u32) -> [u16; 2] {
-    [word as u16, (word >> 16) as u16]
+    if start + size_of::<Headers<V4>>() > end { None } else { Some(start as *mut Headers<V4>) }
 }
 
 /// As `shunt_ingress` is licensed.
