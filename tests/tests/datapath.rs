@@ -148,6 +148,19 @@ fn knocks(from: &Host, to: SocketAddr) -> Result<bool> {
 }
 
 with_mysql! {
+    fn what_the_programs_say_is_in_the_agents_log_when_it_is_asked_for(install) {
+        const OPENED: &str = "a connection was opened";
+        let mut scene = on_ebpf(install, 1)?;
+        ensure!(scene.reached()? == 1);
+        scene.agent.stop()?;
+        scene.agent.write_settings("[agent]\nebpf_log = \"debug\"\n")?;
+        ensure!(!scene.agent.log(1000).contains(OPENED), "{}", scene.agent.log(60));
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1);
+        eventually("the programs to say so", SOON, || Ok(scene.agent.log(1000).contains(OPENED).then_some(())))
+    }
+
     fn an_interface_that_is_not_there_is_named_and_costs_nothing_that_works(install) {
         let mut scene = Scene::start(install, 1)?;
         scene.agent.stop()?;

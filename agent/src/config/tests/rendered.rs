@@ -111,7 +111,8 @@ fn without_ebpf_it_is_refused_with_the_reason() {
 
 #[test]
 fn what_is_for_ebpf_alone_is_an_error_beside_nftables() {
-    let agent = "[agent]\ninterfaces = [\"eth0\"]\npins = \"/sys/fs/bpf/shunt\"\nmax_flows = 1000\nebpf_log = \"off\"\n";
+    let agent =
+        "[agent]\ninterfaces = [\"eth0\"]\npins = \"/sys/fs/bpf/shunt\"\nmax_flows = 1000\nebpf_log = \"off\"\n";
     insta::assert_snapshot!(rendered(&[("shunt.toml", agent)]));
 }
 
