@@ -54,7 +54,8 @@ pub struct Writer {
 #[derive(Default)]
 struct Orders {
     stop: AtomicBool,
-    pause: AtomicBool,
+    /// Locked as long as a write is under way.
+    paused: tokio::sync::Mutex<bool>,
 }
 
 impl Writer {
@@ -118,9 +119,10 @@ impl Writer {
         gaps.map(|pair| pair[1] - pair[0]).max()
     }
 
-    /// Writes nothing until told otherwise; the connection stays. A pause looks like an outage in the record.
+    /// Writes nothing until told otherwise; the connection stays. The write that is under way is waited for: in a pause
+    /// nothing arrives at a server any more. A pause looks like an outage in the record.
     pub fn pause(&self, on: bool) {
-        self.orders.pause.store(on, Ordering::Relaxed);
+        *self.orders.paused.blocking_lock() = on;
     }
 
     /// Ends the writing; everything it did.
@@ -182,7 +184,8 @@ async fn write_on(name: &str, opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt
     let mut number = 0_u64;
     while !told.stop.load(Ordering::Relaxed) {
         tick.tick().await;
-        if told.pause.load(Ordering::Relaxed) {
+        let paused = told.paused.lock().await;
+        if *paused {
             continue;
         }
         number += 1;

@@ -82,7 +82,19 @@ macro_rules! on_each_datapath {
 /// Two tests out of one function, with MySQL: `name::nft` and `name::ebpf`.
 #[macro_export]
 macro_rules! on_each_datapath_with_mysql {
-    ($($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
+    ($($tests:tt)*) => { $crate::on_each_datapath_with_flavour! { Mysql: $($tests)* } };
+}
+
+/// The same with MariaDB.
+#[macro_export]
+macro_rules! on_each_datapath_with_mariadb {
+    ($($tests:tt)*) => { $crate::on_each_datapath_with_flavour! { Mariadb: $($tests)* } };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! on_each_datapath_with_flavour {
+    ($flavour:ident: $($(#[$meta:meta])* fn $name:ident($install:ident) $body:block)*) => {$(
         mod $name {
             #[allow(unused_imports, clippy::allow_attributes, clippy::wildcard_imports, reason = "a test may need none")]
             use super::*;
@@ -92,14 +104,14 @@ macro_rules! on_each_datapath_with_mysql {
             $(#[$meta])*
             #[test]
             fn nft() -> ::anyhow::Result<()> {
-                $crate::skip::with_server(concat!(module_path!(), "::nft"), $crate::Flavour::Mysql, body)
+                $crate::skip::with_server(concat!(module_path!(), "::nft"), $crate::Flavour::$flavour, body)
             }
 
             $(#[$meta])*
             #[test]
             fn ebpf() -> ::anyhow::Result<()> {
                 let name = concat!(module_path!(), "::ebpf");
-                $crate::Datapath::Ebpf.run(|| $crate::skip::with_server(name, $crate::Flavour::Mysql, body))
+                $crate::Datapath::Ebpf.run(|| $crate::skip::with_server(name, $crate::Flavour::$flavour, body))
             }
         }
     )*};

@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use shunt_tests::client::Pace;
+use shunt_tests::client::{Pace, ask};
 use shunt_tests::ports::connect;
+use shunt_tests::promoting::let_go;
 use shunt_tests::scratch::Dir;
-use shunt_tests::{Agent, Datapath, Install, Scene, agent, each_flavour, eventually, on_each_datapath, with_mysql};
+use shunt_tests::{
+    Agent, Datapath, Host, Install, Scene, agent, each_flavour, eventually, on_each_datapath, with_mysql,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 const ON_EBPF: &str = "[agent]\nhttp = \"127.0.0.1:9306\"\n";
@@ -98,9 +101,66 @@ on_each_datapath! {
         let acknowledged: Vec<String> = writer.finish()?.into_iter().filter_map(|a| a.outcome.ok()).collect();
         scene.ensure_kept(&acknowledged, 1)
     }
+
+    fn a_connection_that_is_held_during_a_switchover_is_let_in_to_the_new_primary(install) {
+        let scene = Scene::start_promoting(install, 3, "data_loss = \"allow\"")?;
+        scene.wait_verdict("healthy")?;
+        // Nobody applies any more, so it waits for the next primary, behind the fence.
+        let held_back = [scene.hold_back(1)?, scene.hold_back(2)?];
+        scene.cluster.servers()[0].sql("INSERT INTO app.t (note) VALUES ('left to be applied')")?;
+        scene.wait_received(&[1, 2], 0)?;
+        let second = scene.addresses()[1].to_string();
+        let _asking = scene.agent.begin(&["switchover", "orders", "--to", &second])?;
+        scene.wait_step("drain")?;
+        let ensure_held = || -> Result<()> {
+            let list = scene.agent.list()?;
+            ensure!(list["listeners"][0]["state"] == "held", "{list}");
+            Ok(())
+        };
+        ensure_held()?;
+        let (client, to, flavour) = (&scene.client, scene.listener(), install.flavour);
+        let reached = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| ask(client, to, flavour, "SELECT CAST(@@server_id AS CHAR)", SOON));
+            eventually("the client to knock", SOON, || Ok(knocks(client, to)?.then_some(())))?;
+            ensure_held()?;
+            ensure!(!waiting.is_finished(), "a held connection was answered");
+            held_back.iter().try_for_each(let_go)?;
+            waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let reached = reached.with_context(|| scene.agent.log(60))?;
+        ensure!(reached == "2", "it was let in to server {reached}");
+        scene.wait_ending("done")?;
+        ensure!(scene.epoch()? == 2 && scene.wait_whole(&[])? == 1);
+        Ok(())
+    }
+}
+
+/// Whether a socket of that host has sent a SYN there that is not answered.
+fn knocks(from: &Host, to: SocketAddr) -> Result<bool> {
+    // proc(5), /proc/net/tcp: local address, remote address, state; include/net/tcp_states.h.
+    const SYN_SENT: &str = "02";
+    let port = format!(":{:04X}", to.port());
+    let sockets = from.ns().inside(|| fs::read_to_string("/proc/thread-self/net/tcp"))??;
+    Ok(sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(2).is_some_and(|remote| remote.ends_with(&port)) && fields.get(3) == Some(&SYN_SENT)
+    }))
 }
 
 with_mysql! {
+    fn what_the_programs_say_is_in_the_agents_log_when_it_is_asked_for(install) {
+        const OPENED: &str = "a connection was opened";
+        let mut scene = on_ebpf(install, 1)?;
+        ensure!(scene.reached()? == 1);
+        scene.agent.stop()?;
+        scene.agent.write_settings("[agent]\nebpf_log = \"debug\"\n")?;
+        ensure!(!scene.agent.log(1000).contains(OPENED), "{}", scene.agent.log(60));
+        scene.agent.start()?;
+        scene.wait_mapped(0)?;
+        ensure!(scene.reached()? == 1);
+        eventually("the programs to say so", SOON, || Ok(scene.agent.log(1000).contains(OPENED).then_some(())))
+    }
+
     fn an_interface_that_is_not_there_is_named_and_costs_nothing_that_works(install) {
         let mut scene = Scene::start(install, 1)?;
         scene.agent.stop()?;

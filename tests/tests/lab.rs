@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use shunt_tests::client::{Pace, ask};
 use shunt_tests::ports::{Echo, who};
+use shunt_tests::sql::Console;
 use shunt_tests::watch::KernelWatch;
 use shunt_tests::{Cluster, Host, Lan, Netns, Process, Writer, each_flavour, eventually, rooted, scratch};
 
@@ -42,6 +43,35 @@ each_flavour! {
         cluster.server(1).sql("INSERT INTO app.t (note) VALUES ('second')")?;
         cluster.wait_caught_up(2, 1)?;
         ensure!(cluster.server(2).value("SELECT COUNT(*) FROM app.t")? == "2");
+        Ok(())
+    }
+
+    fn a_paused_client_has_no_write_under_way(install) {
+        let lan = Lan::new()?;
+        let client = lan.host("client", 1)?;
+        let cluster = Cluster::start(&lan, install, 1)?;
+        let server = &cluster.servers()[0];
+        let pace = Pace { write: SOON, ..Pace::default() };
+        let writer = Writer::start(&client, server.address(), install.flavour, pace)?;
+        writer.wait_for_write(Instant::now())?;
+        let locking = Console::new(&server.socket());
+        locking.query("LOCK TABLES app.t READ")?;
+        let waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app' AND state LIKE '%metadata lock%'";
+        eventually("a write that waits for the lock", SOON, || Ok((server.value(waiting)? == "1").then_some(())))?;
+        let written = std::thread::scope(|scope| {
+            let pausing = scope.spawn(|| {
+                writer.pause(true);
+                writer.acknowledged()
+            });
+            std::thread::sleep(BRIEFLY);
+            let early = pausing.is_finished();
+            locking.query("UNLOCK TABLES")?;
+            let acknowledged = pausing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            ensure!(!early, "it paused in the middle of a write");
+            Ok(acknowledged)
+        })?;
+        let there = server.value("SELECT COUNT(*) FROM app.t")?;
+        ensure!(there == written.to_string(), "{there} are there, and {written} were acknowledged when the pause began");
         Ok(())
     }
 

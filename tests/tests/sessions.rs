@@ -15,13 +15,16 @@ use shunt::driver::Worker;
 use shunt::operate::{Executor, Hands, Terms};
 use shunt_core::ClusterName;
 use shunt_core::config::Snat;
-use shunt_core::datapath::{Change, Datapath};
+use shunt_core::datapath::{Change, Datapath, DatapathError};
 use shunt_core::mapping::{Admission, Leaving, Mapping, Route};
 use shunt_core::operation::{Sessions, TaskError};
-use shunt_rules::{NftDatapath, Options};
+use shunt_ebpf::{EbpfDatapath, Size};
+use shunt_rules::NftDatapath;
 use shunt_tests::client::login;
+use shunt_tests::datapath::MAX_FLOWS;
+use shunt_tests::scratch::{BpfFs, Dir};
 use shunt_tests::template::{FOLLOWER, PASSWORD};
-use shunt_tests::{Cluster, Host, Install, Lan, each_flavour, skip, with_mariadb};
+use shunt_tests::{Cluster, Host, Install, Lan, on_each_datapath, on_each_datapath_with_mariadb, skip};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -36,6 +39,7 @@ struct Bench {
     agent: Runtime,
     clients: Runtime,
     hands: Hands,
+    _pins: Option<Pins>,
     _proxy: Host,
     _client: Host,
     _lan: Lan,
@@ -53,15 +57,17 @@ impl Bench {
         proxy.ns().sysctl("ipv4/ip_forward", "1")?;
         let cluster = Cluster::start_with(&lan, install, 1, options)?;
         let listener = SocketAddr::new(proxy.v4(), 3306);
+        let pins =
+            (shunt_tests::Datapath::of_this_test() == shunt_tests::Datapath::Ebpf).then(Pins::make).transpose()?;
         let hands = proxy.ns().inside(|| -> Result<Hands> {
-            let mut datapath: Box<dyn Datapath> = Box::new(NftDatapath::open(Options::default())?);
+            let mut datapath = open(pins.as_ref())?;
             let set = vec![mapping(listener, Route::Single(cluster.servers()[0].address()), None)];
             datapath.apply(&Change { set, remove: Vec::new() })?;
             let meter = datapath.meter()?;
             Ok(Hands { datapath: Worker::start("datapath", datapath)?, meter: Worker::start("meter", meter)? })
         })??;
         let (agent, clients) = (threads(&proxy)?, threads(&client)?);
-        Ok(Self { cluster, listener, agent, clients, hands, _proxy: proxy, _client: client, _lan: lan })
+        Ok(Self { cluster, listener, agent, clients, hands, _pins: pins, _proxy: proxy, _client: client, _lan: lan })
     }
 
     fn server(&self) -> SocketAddr {
@@ -116,6 +122,29 @@ impl Bench {
     }
 }
 
+/// Where the eBPF datapath pins what it has: a file system that goes with the test, before the folder that it is mounted in.
+struct Pins {
+    _bpf: BpfFs,
+    dir: Dir,
+}
+
+impl Pins {
+    fn make() -> Result<Self> {
+        let dir = Dir::new("sessions")?;
+        Ok(Self { _bpf: BpfFs::mount(&dir)?, dir })
+    }
+}
+
+/// The datapath of this test, in the calling thread's network namespace.
+fn open(pins: Option<&Pins>) -> Result<Box<dyn Datapath>, DatapathError> {
+    let Some(pins) = pins else { return Ok(Box::new(NftDatapath::open(shunt_rules::Options::default())?)) };
+    Ok(Box::new(EbpfDatapath::open(shunt_ebpf::Options {
+        pins: BpfFs::of(&pins.dir).join("shunt"),
+        size: Size { flows: MAX_FLOWS, ..Size::default() },
+        ..shunt_ebpf::Options::default()
+    })?))
+}
+
 /// A runtime whose threads are on that host.
 fn threads(host: &Host) -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -140,7 +169,7 @@ fn insert(note: &str) -> String {
     format!("INSERT INTO app.t (note) VALUES ('{note}')")
 }
 
-each_flavour! {
+on_each_datapath! {
     fn idle_sessions_end_at_once_and_those_inside_a_transaction_after_it(install) {
         let bench = Bench::start(install)?;
         let idle = bench.connect(16)?;
@@ -288,7 +317,7 @@ impl Bench {
     }
 }
 
-with_mariadb! {
+on_each_datapath_with_mariadb! {
     fn an_instrumented_mariadb_shows_a_transaction_that_touched_no_table_and_a_table_that_is_locked(install) {
         let bench = Bench::start_with(install, &INSTRUMENTED)?;
         bench.cluster.servers()[0].sql(MAY_SEE)?;

@@ -25,6 +25,8 @@ pub struct AgentConfig {
     pub pins: PathBuf,
     /// eBPF: how many connections the flow table has room for.
     pub max_flows: u32,
+    /// eBPF: how much the programs say.
+    pub ebpf_log: EbpfLog,
     /// nftables: the private table's name.
     pub table: String,
     /// Where metrics and the status page are; `None`: nowhere.
@@ -48,6 +50,7 @@ impl Default for AgentConfig {
             interfaces: Vec::new(),
             pins: DEFAULT_PINS.into(),
             max_flows: DEFAULT_MAX_FLOWS,
+            ebpf_log: EbpfLog::Off,
             table: DEFAULT_TABLE.into(),
             http: Some(DEFAULT_HTTP),
             lease: None,
@@ -62,8 +65,9 @@ impl Default for AgentConfig {
 impl AgentConfig {
     /// Whether the two are the same in what is read only when the agent starts.
     pub fn runs_as(&self, other: &Self) -> bool {
-        (self.datapath, &self.interfaces, &self.pins, self.max_flows, &self.table, self.http)
-            == (other.datapath, &other.interfaces, &other.pins, other.max_flows, &other.table, other.http)
+        let ebpf = |config: &Self| (config.max_flows, config.ebpf_log);
+        (self.datapath, &self.interfaces, &self.pins, ebpf(self), &self.table, self.http)
+            == (other.datapath, &other.interfaces, &other.pins, ebpf(other), &other.table, other.http)
     }
 }
 
@@ -83,6 +87,18 @@ impl DatapathKind {
     }
 }
 
+/// How much the eBPF programs say of what becomes of packets, by the log's target `shunt::ebpf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EbpfLog {
+    Off,
+    /// What should not be.
+    Error,
+    /// Also connections that are refused, and packets that are dropped.
+    Info,
+    /// Also connections that are opened or held.
+    Debug,
+}
+
 /// Whom to log in as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
@@ -100,11 +116,12 @@ const DEFAULT_MAX_FLOWS: u32 = 1_000_000;
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9306);
 
 /// Which other section a key belongs to.
-pub(super) const HOMES: [(&str, &str); 22] = [
+pub(super) const HOMES: [(&str, &str); 23] = [
     ("datapath", "in `[agent]`"),
     ("interfaces", "in `[agent]`"),
     ("pins", "in `[agent]`"),
     ("max_flows", "in `[agent]`"),
+    ("ebpf_log", "in `[agent]`"),
     ("table", "in `[agent]`"),
     ("http", "in `[agent]`"),
     ("lease", "in `[agent]`"),
@@ -207,12 +224,12 @@ fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
         }
         config.datapath = chosen.unwrap_or(config.datapath);
     }
-    let keys = ["interfaces", "pins", "max_flows"].map(|key| section.get(key));
+    let keys = ["interfaces", "pins", "max_flows", "ebpf_log"].map(|key| section.get(key));
     if chosen == Some(DatapathKind::Nft) {
         let found = keys.iter().flatten();
         found.for_each(|value| value.complain(Complaint::new(only_with_ebpf(value.key)).hint(EITHER)));
     }
-    let [interfaces, pins, max_flows] = keys;
+    let [interfaces, pins, max_flows, ebpf_log] = keys;
     if let Some(list) = interfaces.and_then(|value| value.list()) {
         config.interfaces = list.iter().filter_map(|value| value.parsed(interface)).collect();
     }
@@ -221,6 +238,9 @@ fn read_agent(mut section: Section<'_>, config: &mut AgentConfig) {
     }
     if let Some(max_flows) = max_flows.and_then(|value| value.integer(MAX_FLOWS)) {
         config.max_flows = max_flows;
+    }
+    if let Some(level) = ebpf_log.and_then(|value| value.choice(&EBPF_LOG)) {
+        config.ebpf_log = level;
     }
     if let Some(table) = section.get("table").and_then(|value| value.parsed(table_name)) {
         config.table = table;
@@ -241,6 +261,9 @@ fn only_with_ebpf(key: &str) -> String {
 
 /// Two entries of the table a flow, and the kernel makes room for all of them at once: 442 bytes each flow.
 const MAX_FLOWS: (u32, u32) = (1_000, 100_000_000);
+
+const EBPF_LOG: [(&str, EbpfLog); 4] =
+    [("off", EbpfLog::Off), ("error", EbpfLog::Error), ("info", EbpfLog::Info), ("debug", EbpfLog::Debug)];
 
 /// Shorter than the lower bound, a lease would end in a moment's load; longer than the upper one, it protects nobody.
 const LEASE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use shunt_core::ClusterName;
 use shunt_core::config::ClusterConfig;
 
-pub use agent::{AgentConfig, Credentials, DatapathKind};
+pub use agent::{AgentConfig, Credentials, DatapathKind, EbpfLog};
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use hooks::{Call, Hook, Hooks, Secret, Webhook};
 pub use password::Password;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use nix::net::if_::if_nameindex;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use shunt_core::datapath::{Datapath, DatapathError};
-use shunt_ebpf::{EbpfDatapath, Options, Pins, Size};
+use shunt_ebpf::{EbpfDatapath, Level, Options, Pins, Size};
 use shunt_wire::namespace::cookie;
 
 use super::{ANOTHER_VERSION, OpenError};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, EbpfLog};
 
 /// What the configuration asks for and this host must have.
 pub(super) fn check(settings: &AgentConfig) -> Result<(), OpenError> {
@@ -75,9 +75,19 @@ pub(super) fn open(settings: &AgentConfig) -> Result<Box<dyn Datapath>, OpenErro
         pins: settings.pins.clone(),
         size: Size { flows: settings.max_flows, ..Size::default() },
         interfaces: settings.interfaces.clone(),
+        log: level(settings.ebpf_log),
         ..Options::default()
     };
     Ok(Box::new(EbpfDatapath::open(options).map_err(refused)?))
+}
+
+const fn level(log: EbpfLog) -> Level {
+    match log {
+        EbpfLog::Off => Level::Off,
+        EbpfLog::Error => Level::Error,
+        EbpfLog::Info => Level::Info,
+        EbpfLog::Debug => Level::Debug,
+    }
 }
 
 pub(super) fn leftover(pins: &Path) -> Result<Option<Box<dyn Datapath>>, OpenError> {

@@ -83,14 +83,18 @@ impl Lab<'_> {
 
     /// Lets the listener lead to a database, and to it only.
     pub fn lead(&mut self, db: u8) -> Result<()> {
-        let ip = self.ip;
+        self.lead_from(self.listener(), db)
+    }
+
+    /// The same with a listener elsewhere.
+    pub fn lead_from(&mut self, listener: SocketAddr, db: u8) -> Result<()> {
         let mut change = self.tables.begin();
         let slot = PAIRS[usize::from(db)];
-        change.assign(slot, endpoint(ip.listener()), endpoint(ip.db(db)));
+        change.assign(slot, endpoint(listener), endpoint(self.ip.db(db)));
         change.live(slot, FOR_EVER);
         change.live(PAIRS[usize::from(1 - db)], 0);
         change.lead(LISTENER, to(slot));
-        change.listen(endpoint(ip.listener()), LISTENER)?;
+        change.listen(endpoint(listener), LISTENER)?;
         change.commit();
         Ok(())
     }

@@ -16,5 +16,7 @@ mod odd;
 mod packets;
 mod routing;
 mod signals;
+mod tagging;
 mod tidying;
 mod verifier;
+mod vlan;

@@ -1,8 +1,8 @@
 //! Getting database servers into the lab's cache.
 //!
 //! Debian has current MySQL in its unstable suite only, so that suite of the same mirror is used; Ubuntu has it in every
-//! release. MariaDB is the machine's own if it is installed; when Galera is wanted and the machine has no library for it,
-//! the lab gets a MariaDB of its own, with one.
+//! release. MariaDB is the machine's own if it is installed; when tests are to run, and the machine has no Galera or not the
+//! server's plugins, the lab gets a MariaDB of its own, with both.
 
 use anyhow::{Context as _, Result, bail};
 use shunt_tests::{Flavour, Install, flavour, galera};
@@ -10,19 +10,34 @@ use shunt_tests::{Flavour, Install, flavour, galera};
 use super::apt::{self, Archive};
 use super::unpack;
 
-/// Whether a flavour can be used, or is known not to be had here (to try `again` costs time at every start).
-pub fn is_there(flavour: Flavour, groups: bool, again: bool) -> bool {
-    let is_complete = |install: Install| !groups || flavour != Flavour::Mariadb || galera::provider(&install).is_ok();
+/// Places of a plugin of MariaDB's that tests install. It comes with the package `mariadb-server`, as most of them, and
+/// the program with `mariadb-server-core`.
+const PLUGIN: [&str; 2] =
+    ["usr/lib/mysql/plugin/metadata_lock_info.so", "usr/local/mysql/lib/plugin/metadata_lock_info.so"];
+
+fn has_plugins(install: &Install) -> bool {
+    install.flavour != Flavour::Mariadb || PLUGIN.iter().any(|path| install.file(path).exists())
+}
+
+fn has_galera(install: &Install) -> bool {
+    install.flavour != Flavour::Mariadb || galera::provider(install).is_ok()
+}
+
+/// Whether a flavour can be used, with all that `tests` want of it, or is known not to be had here (to try `again` costs
+/// time at every start).
+pub fn is_there(flavour: Flavour, tests: bool, again: bool) -> bool {
+    let is_complete = |install: Install| !tests || (has_galera(&install) && has_plugins(&install));
     Install::find(flavour).is_ok_and(is_complete) || (!again && unpack::reason(flavour.name()).is_some())
 }
 
 /// One line about a flavour.
 pub fn status(flavour: Flavour) -> String {
     match (Install::find(flavour), unpack::reason(flavour.name())) {
-        (Ok(install), _) if flavour == Flavour::Mariadb && galera::provider(&install).is_err() => {
-            format!("{:<8} {}, without Galera", flavour.title(), install.version)
+        (Ok(install), _) => {
+            let galera = if has_galera(&install) { "" } else { ", without Galera" };
+            let plugins = if has_plugins(&install) { "" } else { ", without its plugins" };
+            format!("{:<8} {}{galera}{plugins}", flavour.title(), install.version)
         }
-        (Ok(install), _) => format!("{:<8} {}", flavour.title(), install.version),
         (Err(_), Some(reason)) => format!("{:<8} cannot be had here: {}", flavour.title(), reason.trim()),
         (Err(error), None) => format!("{error:#}"),
     }
@@ -65,7 +80,7 @@ fn sources(flavour: Flavour) -> Result<Sources> {
             (mysql_suite(&sources), vec![server, client])
         }
         (Flavour::Mariadb, _) => {
-            let mut packages = vec!["mariadb-server-core".to_owned(), "mariadb-client-core".to_owned()];
+            let mut packages = vec!["mariadb-server".to_owned(), "mariadb-client-core".to_owned()];
             // galera-4, or whatever number comes after it
             packages.extend(apt::search("^galera-[0-9]+$").pop());
             (own, packages)
@@ -78,8 +93,9 @@ fn sources(flavour: Flavour) -> Result<Sources> {
 pub fn get(flavour: Flavour) -> Result<()> {
     apt::refresh_if_empty()?;
     let sources = sources(flavour)?;
-    let has_galera = sources.packages.iter().any(|package| package.starts_with("galera-"));
-    if flavour == Flavour::Mariadb && !has_galera && Install::find(flavour).is_ok() {
+    let galera_is_there = sources.packages.iter().any(|package| package.starts_with("galera-"));
+    if flavour == Flavour::Mariadb && !galera_is_there && Install::find(flavour).is_ok_and(|found| has_plugins(&found))
+    {
         bail!("the package sources have no Galera, and without it the MariaDB that is there will do");
     }
     let order = unpack::Order {

@@ -8,7 +8,7 @@ use shunt_core::config::{
 };
 
 use super::{cluster, folder, load};
-use crate::config::{Call, DatapathKind, Hook, Severity, load_with};
+use crate::config::{Call, DatapathKind, EbpfLog, Hook, Severity, load_with};
 
 /// The agent's file as the documentation shows it.
 const SAMPLE_AGENT: &str = r#"
@@ -69,11 +69,19 @@ fn the_ebpf_datapath_is_told_where_and_how_large_it_is() {
     assert_eq!(usual.render(false), "", "a table's name stays: it says what was there before");
     let usual = usual.agent.expect("the agent's file");
     assert_eq!((usual.datapath, usual.max_flows, usual.interfaces.len()), (DatapathKind::Ebpf, 1_000_000, 0));
-    assert_eq!(usual.pins.to_str(), Some("/sys/fs/bpf/shunt"));
+    assert_eq!((usual.pins.to_str(), usual.ebpf_log), (Some("/sys/fs/bpf/shunt"), EbpfLog::Off));
     let told =
         read("interfaces = [\"eth0\"]\npins = \"/run/bpf/x\"\nmax_flows = 5_000\n").agent.expect("the agent's file");
     assert_eq!((told.max_flows, told.interfaces), (5_000, vec!["eth0".to_owned()]));
     assert_eq!(told.pins.to_str(), Some("/run/bpf/x"));
+    let silent = read("").agent.expect("the agent's file");
+    for (word, log) in
+        [("off", EbpfLog::Off), ("error", EbpfLog::Error), ("info", EbpfLog::Info), ("debug", EbpfLog::Debug)]
+    {
+        let told = read(&format!("ebpf_log = \"{word}\"\n")).agent.expect("the agent's file");
+        assert_eq!(told.ebpf_log, log);
+        assert_eq!(told.runs_as(&silent), log == EbpfLog::Off, "it takes effect at the next start");
+    }
 }
 
 #[test]

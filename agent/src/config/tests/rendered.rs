@@ -111,14 +111,15 @@ fn without_ebpf_it_is_refused_with_the_reason() {
 
 #[test]
 fn what_is_for_ebpf_alone_is_an_error_beside_nftables() {
-    let agent = "[agent]\ninterfaces = [\"eth0\"]\npins = \"/sys/fs/bpf/shunt\"\nmax_flows = 1000\n";
+    let agent =
+        "[agent]\ninterfaces = [\"eth0\"]\npins = \"/sys/fs/bpf/shunt\"\nmax_flows = 1000\nebpf_log = \"off\"\n";
     insta::assert_snapshot!(rendered(&[("shunt.toml", agent)]));
 }
 
 #[cfg(feature = "ebpf")]
 #[test]
 fn what_the_ebpf_datapath_is_told_wrongly_shows_with_its_place() {
-    let agent = "[agent]\ndatapath = \"ebpf\"\ninterfaces = [\"eth 0\", 1]\npins = \"bpf\"\nmax_flows = 10\n";
+    let agent = "[agent]\ndatapath = \"ebpf\"\ninterfaces = [\"eth 0\", 1]\npins = \"bpf\"\nmax_flows = 10\nebpf_log = \"degub\"\n";
     insta::assert_snapshot!(rendered(&[("shunt.toml", agent)]));
 }
 
