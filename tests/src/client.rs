@@ -27,11 +27,18 @@ pub struct Pace {
     pub connect: Duration,
     /// Bound of a write.
     pub write: Duration,
+    /// Every write has a connection of its own, login included.
+    pub anew: bool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { every: Duration::from_millis(10), connect: Duration::from_millis(500), write: Duration::from_secs(1) }
+        Self {
+            every: Duration::from_millis(10),
+            connect: Duration::from_millis(500),
+            write: Duration::from_secs(1),
+            anew: false,
+        }
     }
 }
 
@@ -192,7 +199,12 @@ async fn write_on(name: &str, opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt
         if outcome.is_err() {
             kept = None;
         }
-        let attempt = Attempt { began, ended: Instant::now(), outcome: outcome.map(|()| note) };
+        let ended = Instant::now();
+        if let Some(conn) = kept.take_if(|_| pace.anew) {
+            // Its goodbye is no part of the write: it has been acknowledged.
+            let _ = tokio::time::timeout(pace.write, conn.disconnect()).await;
+        }
+        let attempt = Attempt { began, ended, outcome: outcome.map(|()| note) };
         locked(record).push(attempt);
     }
 }
