@@ -199,13 +199,12 @@ async fn write_on(name: &str, opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt
         if outcome.is_err() {
             kept = None;
         }
-        let ended = Instant::now();
+        let attempt = Attempt { began, ended: Instant::now(), outcome: outcome.map(|()| note) };
+        locked(record).push(attempt);
         if let Some(conn) = kept.take_if(|_| pace.anew) {
-            // Its goodbye is no part of the write: it has been acknowledged.
+            // The write has been acknowledged, whatever becomes of this goodbye.
             let _ = tokio::time::timeout(pace.write, conn.disconnect()).await;
         }
-        let attempt = Attempt { began, ended, outcome: outcome.map(|()| note) };
-        locked(record).push(attempt);
     }
 }
 
