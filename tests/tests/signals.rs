@@ -80,16 +80,17 @@ with_mysql! {
             scene.listener(),
             scene.addresses()[0]
         );
-        let number = |name: &str, more: &str| -> Result<f64> {
+        let told = |name: &str, more: &str| -> Result<&str> {
             let line = format!("{name}{pair}{more}}} ");
-            let found = text.lines().find_map(|one| one.strip_prefix(&line)).with_context(|| format!("no {line} in\n{text}"))?;
-            Ok(found.parse()?)
+            text.lines().find_map(|one| one.strip_prefix(&line)).with_context(|| format!("no {line} in\n{text}"))
         };
-        let signal = |name: &str| number("shunt_backend_signals_total", &format!(",signal=\"{name}\""));
+        let signal = |name: &str| -> Result<u64> {
+            Ok(told("shunt_backend_signals_total", &format!(",signal=\"{name}\""))?.parse()?)
+        };
         let opened = signal("syn")?;
-        ensure!(opened >= 1.0 && signal("syn_ack")? == opened && signal("refused")? == 0.0, "{text}");
-        ensure!(number("shunt_connect_duration_seconds_count", "")? == opened, "{text}");
-        ensure!(number("shunt_connect_duration_seconds_sum", "")? > 0.0, "{text}");
+        ensure!(opened >= 1 && signal("syn_ack")? == opened && signal("refused")? == 0, "{text}");
+        ensure!(told("shunt_connect_duration_seconds_count", "")?.parse::<u64>()? == opened, "{text}");
+        ensure!(told("shunt_connect_duration_seconds_sum", "")?.parse::<f64>()? > 0.0, "{text}");
         Ok(())
     }
 }

@@ -11,8 +11,11 @@ fn pair() -> Signals {
     }
 }
 
+/// What traffic does to the record of a pair.
+type Happening = fn(&mut Signals);
+
 /// The signs at these moments, in milliseconds; each line says what has changed by then.
-fn signs(story: &[(u64, fn(&mut Signals))]) -> Vec<(u64, Sign)> {
+fn signs(story: &[(u64, Happening)]) -> Vec<(u64, Sign)> {
     let (mut watch, mut told) = (Watch::default(), pair());
     let mut found = Vec::new();
     for (at, change) in story {

@@ -84,11 +84,21 @@ fn what_was_fenced_stays_fenced_and_a_lease_runs_on() -> Result<()> {
     on_both("migrating::a_lease_runs_on", |older| {
         older.lead(older::to_the_first())?;
         let call = older.dial()?;
+        // Longer than any conversion takes.
+        let until = now() + 3_600_000_000_000;
+        older.live(until)?;
+        let (_, tables) = converted(&older)?;
+        assert_eq!(tables.pair(PAIRS[0]).2, until);
+        call.echo().context("within its lease")
+    })?;
+    on_both("migrating::a_lease_ends", |older| {
+        older.lead(older::to_the_first())?;
+        let call = older.dial()?;
+        // During the conversion or after it.
         let until = now() + 2_000_000_000;
         older.live(until)?;
         let (_, tables) = converted(&older)?;
         assert_eq!(tables.pair(PAIRS[0]).2, until);
-        call.echo().context("within its lease")?;
         eventually("the end of the lease", PATIENCE, || Ok((now() >= until).then_some(())))?;
         ensure!(call.is_reset(), "the lease was forgotten");
         Ok(())
