@@ -35,8 +35,8 @@ pub struct Run {
     pub dead_ms: Option<f64>,
     /// The first acknowledged write of any client after the outage.
     pub first_write_ms: f64,
-    /// Suspicions before the cut.
-    pub wrongly: usize,
+    /// Suspicions before the cut, in words.
+    pub wrongly: Vec<String>,
     returned: Return,
 }
 
@@ -68,15 +68,16 @@ pub fn run(field: &mut Field, traffic: Traffic) -> Result<Run> {
     let told: Vec<&Value> = events.0.iter().filter(|event| event["kind"] == "suspected").collect();
     // The history's milliseconds are whole ones: one of the cut's own may seem to be before it.
     let at = |event: &Value| since.ms_to_event(event).filter(|at| *at > -1.0);
+    let message = |event: &&Value| event["message"].as_str().map(str::to_owned);
     let found = told.iter().find(|event| event["data"]["server"] == address.as_str() && at(event).is_some());
     Ok(Run {
         suspected_ms: found.and_then(|event| at(event)),
-        message: found.and_then(|event| Some(event["message"].as_str()?.to_owned())),
+        message: found.and_then(message),
         awaited_ms: found.and_then(|event| event["data"]["awaited_ms"].as_str()?.parse().ok()),
         suspect_ms: events.verdict(since, "suspect"),
         dead_ms: events.verdict(since, "dead"),
         first_write_ms: since.ms_to(first),
-        wrongly: told.iter().filter(|event| at(event).is_none()).count(),
+        wrongly: told.iter().filter(|event| at(event).is_none()).filter_map(message).collect(),
         returned,
     })
 }
@@ -84,7 +85,7 @@ pub fn run(field: &mut Field, traffic: Traffic) -> Result<Run> {
 impl Run {
     pub fn line(&self) -> String {
         let ms = |ms: Option<f64>| ms.map_or_else(|| "   -".to_owned(), |ms| format!("{ms:>4.0}"));
-        let wrongly = if self.wrongly > 0 { format!(", {} wrongly before", self.wrongly) } else { String::new() };
+        let wrongly = if self.wrongly.is_empty() { "" } else { ", something wrongly before" };
         let rebuilt = if self.returned == Return::Rebuilt { ", the old primary built anew" } else { "" };
         format!(
             "suspected {}, verdict suspect {}, dead {}, first write {:>4.0} ms{wrongly}{rebuilt}",

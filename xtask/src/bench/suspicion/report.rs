@@ -29,7 +29,7 @@ impl Figures {
     }
 
     fn wrongly(&self) -> usize {
-        self.runs.iter().map(|run| run.wrongly).sum()
+        self.runs.iter().map(|run| run.wrongly.len()).sum()
     }
 
     fn json(&self) -> Value {
