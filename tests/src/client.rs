@@ -27,11 +27,18 @@ pub struct Pace {
     pub connect: Duration,
     /// Bound of a write.
     pub write: Duration,
+    /// Every write has a connection of its own, login included.
+    pub anew: bool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { every: Duration::from_millis(10), connect: Duration::from_millis(500), write: Duration::from_secs(1) }
+        Self {
+            every: Duration::from_millis(10),
+            connect: Duration::from_millis(500),
+            write: Duration::from_secs(1),
+            anew: false,
+        }
     }
 }
 
@@ -197,6 +204,10 @@ async fn write_on(name: &str, opts: Opts, pace: Pace, record: &Mutex<Vec<Attempt
         }
         let attempt = Attempt { began, ended: Instant::now(), outcome: outcome.map(|()| note) };
         locked(record).push(attempt);
+        if let Some(conn) = kept.take_if(|_| pace.anew) {
+            // The write has been acknowledged, whatever becomes of this goodbye.
+            let _ = tokio::time::timeout(pace.write, conn.disconnect()).await;
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const LEASE: Duration = Duration::from_secs(2);
 const LAPSED: Duration = Duration::from_secs(10);
 
 /// A client that waits where an impatient one would take a slow disk for an outage.
-const PATIENT: Pace = Pace { every: Duration::from_millis(10), connect: SOON, write: SOON };
+const PATIENT: Pace = Pace { every: Duration::from_millis(10), connect: SOON, write: SOON, anew: false };
 
 fn leased(install: &Install, lease: &str) -> Result<Scene> {
     let mut scene = Scene::prepare(install, 2)?;

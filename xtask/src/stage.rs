@@ -25,8 +25,12 @@ const PROMOTING: &str = "data_loss = \"allow\"\ncooldown = \"0s\"";
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the client behaves: it gives up a connection attempt sooner than the kernel repeats a SYN (1 s).
-pub const PACE: Pace =
-    Pace { every: Duration::from_millis(5), connect: Duration::from_millis(250), write: Duration::from_secs(1) };
+pub const PACE: Pace = Pace {
+    every: Duration::from_millis(5),
+    connect: Duration::from_millis(250),
+    write: Duration::from_secs(1),
+    anew: false,
+};
 
 /// Fields drop in order: what runs on the hosts ends before the hosts.
 pub struct Stage {

@@ -10,7 +10,8 @@ use shunt_core::signal::{ConnectTimes, Suspicion, Watch};
 use super::agent::Agent;
 use super::cluster::Request;
 
-/// With the silence that it takes, a backend that is lost without a word is suspected within 200 ms.
+/// On top of the silence that it takes: a backend that is lost without a word is suspected after 150 to 200 ms, and whatever its
+/// clients take until they ask something, and the agent until it is its turn. `bench suspicion` measures it.
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Starts the task that looks, if the datapath has signals.

@@ -12,6 +12,7 @@ mod moment;
 mod plot;
 mod sever;
 mod storm;
+mod suspicion;
 mod swap;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub enum Bench {
     Follow(follow::Args),
     /// Failovers and switchovers by shunt itself, as clients see them, and where their time goes
     Failover(failover::Args),
+    /// How soon clients' traffic makes a primary suspect that is lost without a word, and what follows from it
+    Suspicion(suspicion::Args),
     /// CPU and memory of an agent with 10, 50 and 100 clusters of three servers
     Agent(agent::Args),
 }
@@ -70,6 +73,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Side(args) => sever::side::run(args),
         Bench::Follow(args) => follow::run(args),
         Bench::Failover(args) => failover::run(args),
+        Bench::Suspicion(args) => suspicion::run(args),
         Bench::Agent(args) => agent::run(args),
     }
 }

@@ -20,6 +20,7 @@ impl World {
         if let Event::Observed(seen) = &event {
             self.observed(p, seen);
         }
+        let before = matches!(event, Event::Suspected(_)).then(|| self.decided(p)).flatten();
         let mut event = Some(event);
         if let Some(mutation) = &mut self.mutation {
             event = event.and_then(|event| mutation.hears(event));
@@ -33,6 +34,9 @@ impl World {
         let mut actions = agent.machine.handle(event, at);
         if let Some(mutation) = &mut self.mutation {
             actions = mutation.decides(actions);
+        }
+        if let Some(before) = before {
+            self.traffic_only_asks(p, &before, &actions);
         }
         actions
     }
@@ -142,7 +146,11 @@ impl World {
                 self.pays_debts(p);
                 None
             }
-            Action::Pace(_) | Action::Hasten | Action::Record(_) | Action::Notify(_) => None,
+            Action::Hasten => {
+                self.hasten(p);
+                None
+            }
+            Action::Pace(_) | Action::Record(_) | Action::Notify(_) => None,
         }
     }
 

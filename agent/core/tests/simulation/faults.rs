@@ -6,12 +6,14 @@ use shunt_core::Mono;
 use shunt_core::cluster::Event;
 use shunt_core::config::FailoverMode;
 use shunt_core::operation::{Intent, Kind};
+use shunt_core::signal::Sign;
 
 use super::history::tell;
 use super::network::{Network, Node};
 use super::rng::Rng;
 use super::scenario::Scenario;
 use super::server::{Life, db, number};
+use super::suspicions;
 use super::world::{Happening, World};
 
 /// A server, as far as it is known before the run.
@@ -131,6 +133,12 @@ pub enum Fault {
         p: usize,
         draw: u64,
     },
+    /// By what a proxy's traffic tells, be it true or not.
+    Suspects {
+        p: usize,
+        who: Who,
+        sign: Sign,
+    },
 }
 
 pub fn draw(scenario: &Scenario) -> Vec<(Mono, Fault)> {
@@ -179,6 +187,7 @@ pub fn draw(scenario: &Scenario) -> Vec<(Mono, Fault)> {
         }
         faults.push((Mono(at), Fault::Aborts { p, events: rng.up_to(60) as u32 }));
     }
+    faults.extend(suspicions::draw(scenario, &faults));
     faults.sort_by_key(|(at, _)| *at);
     faults
 }
@@ -359,6 +368,7 @@ impl World {
                 self.stale_news(p, draw);
                 self.proxies[p].stale_next = 10;
             }
+            Fault::Suspects { p, who, sign } => self.suspects(p, who, sign),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use shunt_core::Mono;
-use shunt_core::cluster::{Action, AlarmKind, Event, Plan};
+use shunt_core::cluster::{Action, AlarmKind, Assessment, Event, Plan};
 use shunt_core::config::{DataLoss, Established, FailoverMode, ListenerRole};
 use shunt_core::mapping::Route;
 use shunt_core::observation::PromoterLock;
@@ -35,10 +35,20 @@ pub enum Invariant {
     NothingStaleActs,
     NobodyPromotesAlone,
     CooldownBetween,
+    /// Not in the list: what traffic tells is a reason to ask.
+    TrafficOnlyAsks,
     /// Not in the list: the operator's own programs have a word in it.
     HooksAreHeard,
     /// Not in the list, and what it is all for.
     ItComesToAnEnd,
+}
+
+/// What a suspicion must leave as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    assessment: Assessment,
+    committed: Option<Plan>,
+    deadline: Option<Mono>,
 }
 
 impl Invariant {
@@ -62,6 +72,7 @@ impl Invariant {
             Self::CooldownBetween => {
                 "10: two failovers of one cluster are at least a cooldown apart unless an operator asks"
             }
+            Self::TrafficOnlyAsks => "what traffic tells of a server hastens the questions and changes nothing",
             Self::HooksAreHeard => "a hook that failed keeps its operation from promoting anybody",
             Self::ItComesToAnEnd => {
                 "liveness: once everything is back, the listeners lead to the one writable primary, or an alarm says why not"
@@ -220,6 +231,28 @@ impl World {
             let detail =
                 format!("epoch {} over {}, {} written down", plan.epoch, proxy.kernel.epoch, proxy.store.epoch);
             self.violated(Invariant::NothingStaleActs, detail);
+        }
+    }
+
+    /// What an agent makes of the world, and until when it will.
+    pub fn decided(&self, p: usize) -> Option<Decided> {
+        let machine = &self.proxies[p].agent()?.machine;
+        Some(Decided {
+            assessment: machine.assessment().clone(),
+            committed: machine.committed().cloned(),
+            deadline: machine.next_deadline(),
+        })
+    }
+
+    /// As an agent has heard of a suspicion, true or false.
+    pub fn traffic_only_asks(&mut self, p: usize, before: &Decided, actions: &[Action]) {
+        let acts = |a: &&Action| !matches!(a, Action::Record(_) | Action::Hasten);
+        if let Some(action) = actions.iter().find(acts) {
+            self.violated(Invariant::TrafficOnlyAsks, format!("agent{} answers a suspicion with {action:?}", p + 1));
+        }
+        let after = self.decided(p);
+        if after.as_ref() != Some(before) {
+            self.violated(Invariant::TrafficOnlyAsks, format!("agent{}: {before:?} becomes {after:?}", p + 1));
         }
     }
 

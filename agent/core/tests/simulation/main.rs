@@ -30,5 +30,6 @@ mod scenario;
 mod seeds;
 mod server;
 mod statements;
+mod suspicions;
 mod tasks;
 mod world;

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use shunt_core::Mono;
 use shunt_core::cluster::{Action, Event, Plan, Remembered};
 use shunt_core::config::ClusterConfig;
 use shunt_core::gtid::History;
 use shunt_core::mapping::{Leaving, Route};
-use shunt_core::observation::{Flavour, Outcome, PromoterLock, SemiSync};
+use shunt_core::observation::{Failure, FailureKind, Flavour, Observation, Outcome, PromoterLock, SemiSync};
 use shunt_core::operation::{Operation, OrderId, Report, Step, Task, TaskError};
 
 use super::server::number;
@@ -41,6 +42,8 @@ pub enum Breakage {
     ForgetsTheCooldown,
     /// What comes back from tasks is lost.
     LosesAnswers,
+    /// What traffic tells is taken for an answer to a question.
+    BelievesTraffic,
 }
 
 #[derive(Clone, Debug)]
@@ -49,11 +52,13 @@ pub struct Mutation {
     /// The operation as it was last written down.
     operation: Option<Operation>,
     waited_for: BTreeSet<OrderId>,
+    /// When the machine was last told of a server, in its own time.
+    seen_at: Mono,
 }
 
 impl Mutation {
     pub const fn new(breakage: Breakage) -> Self {
-        Self { breakage, operation: None, waited_for: BTreeSet::new() }
+        Self { breakage, operation: None, waited_for: BTreeSet::new(), seen_at: Mono::ZERO }
     }
 
     pub fn configures(&self, config: &mut ClusterConfig) {
@@ -79,6 +84,9 @@ impl Mutation {
 
     /// What the machine is told.
     pub fn hears(&mut self, mut event: Event) -> Option<Event> {
+        if let Event::Observed(seen) = &event {
+            self.seen_at = seen.at;
+        }
         match (&mut event, self.breakage) {
             (Event::Observed(seen), Breakage::ForgesTheProof) => {
                 if let Outcome::Answered(state) = &mut seen.outcome {
@@ -116,6 +124,15 @@ impl Mutation {
                 }
             }
             (Event::TaskDone { .. }, Breakage::LosesAnswers) => return None,
+            (Event::Suspected(suspicion), Breakage::BelievesTraffic) => {
+                let failure = Failure { kind: FailureKind::Timeout, detail: suspicion.to_string() };
+                event = Event::Observed(Observation {
+                    server: suspicion.backend,
+                    at: self.seen_at,
+                    took: Duration::ZERO,
+                    outcome: Outcome::Failed(failure),
+                });
+            }
             _ => {}
         }
         if let Event::TaskDone { order, .. } = &event {

@@ -82,6 +82,11 @@ fn the_simulation_finds_a_forgotten_cooldown() {
 }
 
 #[test]
+fn the_simulation_finds_traffic_that_is_believed() {
+    is_found(Breakage::BelievesTraffic, &[Invariant::TrafficOnlyAsks], 200);
+}
+
+#[test]
 fn the_simulation_finds_answers_that_are_lost() {
     is_found(Breakage::LosesAnswers, &[Invariant::ItComesToAnEnd], 400);
 }

@@ -22,21 +22,36 @@ fn failed(kind: FailureKind) -> Outcome {
 }
 
 impl World {
-    pub fn probe_asks(&mut self, p: usize, life: u64, s: usize) {
-        if self.proxies[p].life != life || self.proxies[p].agent.is_none() {
+    pub fn probe_asks(&mut self, p: usize, life: u64, s: usize, round: u64) {
+        if self.proxies[p].life != life || self.proxies[p].agent.is_none() || !self.proxies[p].is_round(s, round) {
             return;
         }
         let asked = self.now;
         let round = self.proxies[p].next_round(s);
         if self.proxies[p].frozen {
-            self.later(URGENT, Happening::ProbeAsks { p, life, s });
+            self.later(URGENT, Happening::ProbeAsks { p, life, s, round });
             return;
         }
+        self.proxies[p].under_way[s] = true;
         if self.net.passes(Node::Proxy(p), Node::Server(s)) {
             let delay = self.net.delay(Node::Proxy(p), Node::Server(s), &mut self.rng);
             self.later(delay, Happening::ProbeArrives { p, life, s, asked, round });
         } else {
             self.probe_in_silence(p, life, s, asked, round);
+        }
+    }
+
+    /// Every server is asked now, or once the round that is under way is over.
+    pub fn hasten(&mut self, p: usize) {
+        let life = self.proxies[p].life;
+        for s in 0..self.servers.len() {
+            if self.proxies[p].under_way[s] {
+                self.proxies[p].hastened[s] = true;
+                continue;
+            }
+            // The next round in its turn is not asked any more: this one is in its place.
+            let round = self.proxies[p].next_round(s);
+            self.later(Duration::ZERO, Happening::ProbeAsks { p, life, s, round });
         }
     }
 
@@ -109,7 +124,7 @@ impl World {
             self.later(RETRY, Happening::ProbeEnds { p, life, s, asked, round, outcome: Box::new(outcome) });
             return;
         }
-        self.proxies[p].next_round(s);
+        let next = self.proxies[p].next_round(s);
         let Some(agent) = self.proxies[p].agent() else { return };
         let (at, interval) = (agent.time(self.now), self.interval(p));
         let broke = matches!(&outcome, Outcome::Failed(f) if !matches!(f.kind, FailureKind::TooManyConnections));
@@ -125,9 +140,14 @@ impl World {
             self.later(delay, Happening::Thaws { p });
         }
         self.tell_agent(p, Event::Observed(seen));
+        self.proxies[p].under_way[s] = false;
         // A connection that broke is tried anew at once.
-        let wait = if reset { Duration::from_millis(2) } else { interval.saturating_sub(self.now.since(asked)) };
-        self.later(wait, Happening::ProbeAsks { p, life, s });
+        let wait = match std::mem::take(&mut self.proxies[p].hastened[s]) {
+            true => Duration::ZERO,
+            false if reset => Duration::from_millis(2),
+            false => interval.saturating_sub(self.now.since(asked)),
+        };
+        self.later(wait, Happening::ProbeAsks { p, life, s, round: next });
     }
 
     fn interval(&self, p: usize) -> Duration {

@@ -56,6 +56,9 @@ pub struct Proxy {
     /// The probing connection to each server.
     pub connections: Vec<Option<u64>>,
     rounds: Vec<u64>,
+    /// Whether a server is being asked, and whether it is to be asked again as soon as that is over.
+    pub under_way: Vec<bool>,
+    pub hastened: Vec<bool>,
     /// Its process is stopped.
     pub frozen: bool,
     /// Only its cluster's task is: everything else goes on.
@@ -85,6 +88,8 @@ impl Proxy {
             life: 0,
             connections: vec![None; servers],
             rounds: vec![0; servers],
+            under_way: vec![false; servers],
+            hastened: vec![false; servers],
             frozen: false,
             busy: false,
             dies_in: None,
@@ -135,6 +140,8 @@ impl World {
         let proxy = &mut self.proxies[p];
         proxy.life += 1;
         (proxy.frozen, proxy.busy) = (false, false);
+        proxy.under_way.fill(false);
+        proxy.hastened.fill(false);
         // What it heard may not have been written down: the hook is asked again.
         proxy.vetoed = None;
         let left = |until: i64| Mono(Duration::from_millis(u64::try_from(until - wall).unwrap_or(0)));
@@ -193,7 +200,8 @@ impl World {
         self.carry_out(p, actions);
         for s in 0..self.servers.len() {
             let delay = self.rng.millis(0, 20);
-            self.later(delay, Happening::ProbeAsks { p, life, s });
+            let round = self.proxies[p].next_round(s);
+            self.later(delay, Happening::ProbeAsks { p, life, s, round });
         }
     }
 

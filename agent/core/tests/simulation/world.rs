@@ -42,6 +42,7 @@ pub enum Happening {
         p: usize,
         life: u64,
         s: usize,
+        round: u64,
     },
     ProbeArrives {
         p: usize,
@@ -281,7 +282,7 @@ impl World {
             Happening::Heal => self.heal(),
             Happening::Boot { n, generation } => self.boot(n, generation),
             Happening::Booted { n, generation } => self.booted(n, generation),
-            Happening::ProbeAsks { p, life, s } => self.probe_asks(p, life, s),
+            Happening::ProbeAsks { p, life, s, round } => self.probe_asks(p, life, s, round),
             Happening::ProbeArrives { p, life, s, asked, round } => self.probe_arrives(p, life, s, asked, round),
             Happening::ProbeEnds { p, life, s, asked, round, outcome } => {
                 self.probe_ends(p, life, s, asked, round, *outcome);

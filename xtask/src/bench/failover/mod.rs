@@ -2,9 +2,9 @@
 //! saw, and where the time went.
 
 mod breakdown;
-mod field;
+pub(super) mod field;
 mod lossless;
-mod outage;
+pub(super) mod outage;
 mod peers;
 mod planned;
 mod report;

@@ -13,8 +13,12 @@ use super::field::{Field, Return};
 use crate::moment::Moment;
 
 /// The client: a write every 5 ms, and after any error at once a new connection.
-pub const PACE: Pace =
-    Pace { every: Duration::from_millis(5), connect: Duration::from_millis(250), write: Duration::from_secs(1) };
+pub const PACE: Pace = Pace {
+    every: Duration::from_millis(5),
+    connect: Duration::from_millis(250),
+    write: Duration::from_secs(1),
+    anew: false,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

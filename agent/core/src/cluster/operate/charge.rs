@@ -8,6 +8,7 @@ use crate::Mono;
 use crate::cluster::Cluster;
 use crate::cluster::event::Action;
 use crate::cluster::health::{Evidence, Health};
+use crate::cluster::verdict::Direction;
 use crate::observation::ServerState;
 use crate::operation::{Outcome, Step};
 
@@ -76,7 +77,7 @@ impl Cluster {
             return true;
         }
         if !matches!(step, Step::Open | Step::Repoint)
-            && let Some(successor) = self.successor(old, now)
+            && let Some(successor) = self.successor(old, now).or_else(|| self.heir())
         {
             let why = format!("another agent has promoted {}", self.label(successor));
             run_mut(self, |run| run.because = Some(why));
@@ -104,6 +105,15 @@ impl Cluster {
             && self.another_agent_has_the_lock()
             && view.writable().eq([op.old])
             && op.chosen.is_some_and(|chosen| view.receivers_of(op.old).contains(&chosen))
+    }
+
+    /// Of two servers the one that we were about to promote, if the agent that has the lock has done it, by the verdict. The
+    /// other one may never receive from it: it may be in quarantine.
+    fn heir(&self) -> Option<SocketAddr> {
+        let op = self.run.as_ref().map(|run| &run.op)?;
+        let theirs = op.step == Step::Promote && self.servers.len() == 2 && self.another_agent_has_the_lock();
+        let heir = op.chosen.filter(|_| theirs)?;
+        (self.assessment.direction == Direction::Lead(heir)).then_some(heir)
     }
 
     /// Whom others replicate from already: not our doing, for that comes after the listeners.
