@@ -59,7 +59,8 @@ fn run(program: &SchedClassifier, name: &str, packet: &[u8], context: &[u8]) -> 
 }
 
 /// Computes the TCP checksum, which a device was to do. The frame is one that the programs take: without options or
-/// extension headers.
+/// extension headers, and with all headers. But nobody has compared the length that the packet claims with that of the
+/// frame: one that claims more is left as it is, and the stack drops it.
 fn finish(frame: &mut [u8]) {
     const ETHERNET: usize = 14;
     const CHECKSUM: usize = 16;
@@ -69,6 +70,9 @@ fn finish(frame: &mut [u8]) {
     // A frame may be longer than its packet.
     let half = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let (tcp, end) = if v4 { (34, ETHERNET + half(16)) } else { (54, 54 + half(18)) };
+    if end > frame.len() || end < tcp + CHECKSUM + 2 {
+        return;
+    }
     let length = (end - tcp) as u16;
     let mut sum = if v4 { pseudo(word(26), word(30), length) } else { pseudo_v6(&address(22), &address(38), length) };
     frame[tcp + CHECKSUM..tcp + CHECKSUM + 2].fill(0);
@@ -104,6 +108,24 @@ mod tests {
                 right.push(9);
                 finish(&mut frame);
                 assert_eq!(frame, right);
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_claims_another_length_than_its_frame_has_is_left_alone() {
+        for v4 in [true, false] {
+            let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
+            let ip =
+                if v4 { ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64) } else { ethernet.ipv6([1; 16], [2; 16], 64) };
+            let mut frame = Vec::new();
+            ip.tcp(40_000, 3306, 7, 1000).syn().write(&mut frame, b"").unwrap();
+            let length = if v4 { 16 } else { 18 };
+            for claimed in [u16::MAX, 100, 1] {
+                frame[length..length + 2].copy_from_slice(&claimed.to_be_bytes());
+                let before = frame.clone();
+                finish(&mut frame);
+                assert_eq!(frame, before, "{claimed}");
             }
         }
     }

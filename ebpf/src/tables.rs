@@ -23,7 +23,7 @@ use shunt_ebpf_common::mapping::{Mapping, Pair, Versioned, Way};
 use shunt_ebpf_common::note::{Note, Noted, Owner};
 use shunt_ebpf_common::pool::Pool;
 use shunt_ebpf_common::signal::Signals;
-use shunt_ebpf_common::tally::Tally;
+use shunt_ebpf_common::tally::{Event, Tally};
 
 use crate::flows::FlowTable;
 use crate::live::Liveness;
@@ -237,9 +237,10 @@ impl Tables {
         self.counts.count(counter)
     }
 
-    /// Begins to count anew for the mapping in that slot.
+    /// Begins to count anew for the mapping in that slot. What is open and what waits stays: entries that the slot's former
+    /// mapping has left over give their places back to it when they go, and a number below nothing is over every limit.
     pub fn clear_tally(&mut self, slot: u32) {
-        self.tallies.put(slot, Tally::default());
+        self.tallies.put_field(slot, |tally| field!(tally.counts), [0; Event::NUMBER]);
     }
 
     /// What was counted for the mapping in that slot.

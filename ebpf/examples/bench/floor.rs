@@ -56,7 +56,7 @@ pub struct Interface {
     name: String,
     pub number: u32,
     pub address: Ipv4Addr,
-    mac: [u8; 6],
+    pub mac: [u8; 6],
 }
 
 impl Interface {

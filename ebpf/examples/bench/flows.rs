@@ -55,6 +55,8 @@ struct Table {
 /// Where packets are from and to.
 struct Stage {
     here: Ipv4Addr,
+    /// Of the interface, to which all frames are addressed: others would be nothing to the program.
+    mac: [u8; 6],
     server: Ipv4Addr,
     /// Says that the interface has brought a packet.
     context: [u8; CONTEXT],
@@ -65,7 +67,7 @@ pub fn measure(client: Neighbour, server: Neighbour) -> Outcome<()> {
     let here = Interface::find()?;
     let mut context = [0; CONTEXT];
     context[CONTEXT - 4..].copy_from_slice(&here.number.to_ne_bytes());
-    let stage = Stage { here: here.address, server: server.address, context };
+    let stage = Stage { here: here.address, mac: here.mac, server: server.address, context };
     let processors = thread::available_parallelism()?.get();
     let mut tables = Vec::new();
     for size in SIZES {
@@ -83,8 +85,9 @@ pub fn measure(client: Neighbour, server: Neighbour) -> Outcome<()> {
     let (mut nothing_ns, mut floor_ns) = (Vec::new(), Vec::new());
     let mut floor = floor::load(&here, &client, &server)?;
     let floor = floor::program(&mut floor)?;
-    let foreign = frame(client.address, 40_000, SocketAddr::new(IpAddr::V4(server.address), FIRST_PORT), false)?;
-    let fixed = frame(client.address, 40_000, SocketAddr::new(IpAddr::V4(here.address), FIRST_PORT), false)?;
+    let foreign =
+        frame(&stage, client.address, 40_000, SocketAddr::new(IpAddr::V4(server.address), FIRST_PORT), false)?;
+    let fixed = frame(&stage, client.address, 40_000, SocketAddr::new(IpAddr::V4(here.address), FIRST_PORT), false)?;
     let mut noise = Noise(0x5eed);
     for round in 0..ROUNDS {
         take_turns(processors, round)?;
@@ -154,7 +157,7 @@ impl Table {
     }
 
     fn run(&mut self, stage: &Stage, flow: u32, syn: bool) -> Outcome<u64> {
-        let packet = frame(client(flow), 40_000, stage.listener(flow), syn)?;
+        let packet = frame(stage, client(flow), 40_000, stage.listener(flow), syn)?;
         run(self.object.program()?, &packet, stage, REDIRECT).map_err(|error| {
             let counts = Counter::ALL.iter().map(|&counter| (counter.name(), self.tables.count(counter)));
             let counts: Vec<_> = counts.filter(|(_, number)| !matches!(number, Ok(0))).collect();
@@ -207,9 +210,9 @@ fn to(pair: u32) -> Way {
 }
 
 /// A SYN, or 64 bytes.
-fn frame(from: Ipv4Addr, port: u16, to: SocketAddr, syn: bool) -> Outcome<Vec<u8>> {
+fn frame(stage: &Stage, from: Ipv4Addr, port: u16, to: SocketAddr, syn: bool) -> Outcome<Vec<u8>> {
     let IpAddr::V4(target) = to.ip() else { return Err("IPv4 only".into()) };
-    let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.octets(), target.octets(), 64);
+    let builder = PacketBuilder::ethernet2([2; 6], stage.mac).ipv4(from.octets(), target.octets(), 64);
     let builder = builder.tcp(port, to.port(), 7, 1000);
     let (builder, data) = if syn { (builder.syn(), &[][..]) } else { (builder.ack(9), &[1; 64][..]) };
     let mut packet = Vec::with_capacity(builder.size(data.len()));

@@ -21,9 +21,18 @@ use crate::{carry, icmp, keep, log, open, reset, route};
 pub const NEXT: i32 = TC_ACT_UNSPEC;
 pub const DROP: i32 = TC_ACT_SHOT as i32;
 
+/// linux/if_packet.h, PACKET_HOST: the frame is addressed to this interface.
+const HOST: u32 = 0;
+
 pub fn ingress(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid while the program runs.
-    let (protocol, tagged) = unsafe { ((*ctx.skb.skb).protocol as u16, (*ctx.skb.skb).vlan_present) };
+    let (protocol, tagged, addressed) =
+        unsafe { ((*ctx.skb.skb).protocol as u16, (*ctx.skb.skb).vlan_present, (*ctx.skb.skb).pkt_type) };
+    if addressed != HOST {
+        // The IP stack would not look at it either (`ip_rcv`). An RST to what a switch has flooded, or a promiscuous
+        // interface has overheard, would end another proxy's connection.
+        return NEXT;
+    }
     let protocol = u16::from_be(protocol);
     if protocol != v4::KIND && protocol != v6::KIND {
         return NEXT;

@@ -10,8 +10,9 @@ use crate::maps::{PAIRS, committed};
 #[inline(always)]
 pub fn is_live(flow: &Flow, now: u64) -> bool {
     let Some(pair) = PAIRS.get_ptr(flow.pair) else { return false };
+    // The generation last: a slot gets it before its new owner lives, so whoever has seen that one live sees it.
     // SAFETY: an element of an array lives as long as the map.
-    flow.marks & mark::ENDED == 0 && unsafe { generation_of(pair) == flow.generation && now < until(pair) }
+    flow.marks & mark::ENDED == 0 && unsafe { now < until(pair) && generation_of(pair) == flow.generation }
 }
 
 /// # Safety

@@ -1,6 +1,8 @@
 //! Flows that are stopped for a moment, and packets that come in once more: what blocked clients have sent, and the SYNs of
 //! held ones. The programs keep both; when they may go on is the agent's to say.
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::net::SocketAddr;
 
 use shunt_core::datapath::DatapathError;
@@ -32,11 +34,9 @@ impl EbpfDatapath {
         let blocked: Vec<Tuple> = flows.iter().filter(|flow| self.blocked.remove(flow)).copied().collect();
         let Some(loaded) = self.loaded.as_mut().filter(|_| !blocked.is_empty()) else { return Ok(()) };
         loaded.order(&blocked, what::UNBLOCK)?;
-        let played = self.namespace.inside(|| {
-            for flow in &blocked {
-                loaded.play(flow.listener, |loaded| loaded.tables.take_kept(&ends::key(flow)));
-            }
-        });
+        let keys = blocked.iter().map(ends::key).collect();
+        let played =
+            self.namespace.inside(|| loaded.play(&"flows that were blocked", |loaded| loaded.tables.take_kept(&keys)));
         played.map_err(kernel("enter the datapath's network namespace"))
     }
 
@@ -50,8 +50,9 @@ impl EbpfDatapath {
     /// These flows end: what they have sent is of no use to anybody.
     pub(super) fn forget_kept(&mut self, flows: &[Tuple]) -> Result<(), DatapathError> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        for flow in flows.iter().filter(|flow| self.blocked.remove(flow)) {
-            loaded.tables.take_kept(&ends::key(flow))?;
+        let ended: HashSet<_> = flows.iter().filter(|flow| self.blocked.remove(flow)).map(ends::key).collect();
+        if !ended.is_empty() {
+            loaded.tables.take_kept(&ended)?;
         }
         Ok(())
     }
@@ -93,7 +94,7 @@ impl EbpfDatapath {
         let played = self.namespace.inside(|| {
             for listener in listeners {
                 if let Some(seat) = loaded.slots.listener(*listener) {
-                    loaded.play(*listener, |loaded| loaded.tables.take_held(seat));
+                    loaded.play(listener, |loaded| loaded.tables.take_held(seat));
                 }
             }
         });
@@ -118,21 +119,21 @@ impl Loaded {
     /// To be called in the datapath's network namespace. Whatever fails, TCP sends it again.
     fn play<const N: usize>(
         &mut self,
-        listener: SocketAddr,
+        of: &dyn Display,
         take: impl FnOnce(&mut Self) -> Result<Vec<Frame<N>>, crate::Error>,
     ) {
         let frames = match take(self) {
             Ok(frames) => frames,
             Err(error) => {
-                tracing::warn!(%error, %listener, "cannot take out what was kept to be played again");
+                tracing::warn!(%error, %of, "cannot take out what was kept to be played again");
                 return;
             }
         };
         for frame in frames {
             match self.object.replay(&frame) {
                 Ok(true) => {}
-                Ok(false) => tracing::debug!(%listener, "the interface of a packet that was kept is gone"),
-                Err(error) => tracing::warn!(%error, %listener, "a packet that was kept cannot be played again"),
+                Ok(false) => tracing::debug!(%of, "the interface of a packet that was kept is gone"),
+                Err(error) => tracing::warn!(%error, %of, "a packet that was kept cannot be played again"),
             }
         }
     }

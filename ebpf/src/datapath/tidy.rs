@@ -1,7 +1,7 @@
 //! What is left over by connections that end and clients that give up, cleared away a part at a time: so that a call costs
 //! milliseconds at most.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -68,10 +68,10 @@ impl EbpfDatapath {
     /// Blocked flows that have ended by themselves, and packets that are nobody's any more.
     fn forget_ended(&mut self) -> Result<(), DatapathError> {
         let Some(loaded) = &mut self.loaded else { return Ok(()) };
-        let mut ended = Vec::new();
+        let mut ended = BTreeSet::new();
         for flow in &self.blocked {
             if loaded.client(flow)?.is_none() {
-                ended.push(*flow);
+                ended.insert(*flow);
             }
         }
         self.blocked.retain(|flow| !ended.contains(flow));

@@ -1,7 +1,7 @@
 //! What the programs have put by: SYNs of held connections, what blocked clients have sent, and which clients are counted
 //! one by one. Much of it can come when nobody expects it, so it is read many entries at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -68,10 +68,11 @@ impl Tables {
         Ok(of.values().sum())
     }
 
-    /// Takes out what the client of a blocked flow has sent, in the order in which it came.
-    pub fn take_kept(&mut self, flow: &Tuple) -> Result<Vec<Frame<PACKET>>, Error> {
+    /// Takes out what the clients of these blocked flows have sent, in the order in which it came. Of all of them at once:
+    /// it is looked for in all of the map.
+    pub fn take_kept(&mut self, flows: &HashSet<Tuple>) -> Result<Vec<Frame<PACKET>>, Error> {
         let mut frames = Vec::new();
-        take(&mut self.kept, "kept packets", |piece, _| piece.tuple == *flow, |frame| frames.push(frame))?;
+        take(&mut self.kept, "kept packets", |piece, _| flows.contains(&piece.tuple), |frame| frames.push(frame))?;
         frames.sort_unstable_by_key(|frame| frame.came);
         Ok(frames)
     }

@@ -106,6 +106,28 @@ fn a_source_takes_so_many_and_others_take_theirs() -> Result<()> {
 }
 
 #[test]
+fn a_slot_that_is_given_away_counts_what_its_former_mapping_has_left_over() -> Result<()> {
+    on_both("admitting::a_slot_that_is_given_away", |mut lab| {
+        admit(&mut lab, limited(2, 0))?;
+        let _calls: Vec<_> = (0..2).map(|_| dial(&lab, lab.ip.client())).collect::<Result<_, _>>()?;
+        let left_over = lab.flows()?;
+        // They are dead, and not forgotten yet, when another mapping gets the slot.
+        lab.lead(1)?;
+        lab.tables.clear_tally(LISTENER);
+        let mut change = lab.tables.begin();
+        change.lead(LISTENER, Way { limit: 2, ..to(PAIRS[1]) });
+        change.commit();
+        assert_eq!((told(&lab, Event::Opened), lab.tables.tally(LISTENER).open), (0, 2));
+        let forget =
+            |(flow, _): &(_, _)| Command { flow: *flow, unseen_since: u64::MAX, what: what::FORGET_DEAD, mapping: 0 };
+        lab.object.manage(&left_over.iter().map(forget).collect::<Vec<_>>())?;
+        assert_eq!(lab.tables.tally(LISTENER).open, 0);
+        dial(&lab, lab.ip.client())?.echo()?;
+        Ok(())
+    })
+}
+
+#[test]
 fn forgotten_flows_give_their_places_back_once() -> Result<()> {
     on_both("admitting::forgotten_flows", |mut lab| {
         admit(&mut lab, limited(4, 4))?;

@@ -126,7 +126,7 @@ fn is_blocked_from(test: &str, host: &'static str) -> Result<()> {
         (&call.stream).read_exact(&mut heard)?;
         assert_eq!(&heard, b"unasked\n");
         let kept = eventually("both words", PATIENCE, || {
-            let kept = lab.tables.take_kept(&flow)?;
+            let kept = lab.tables.take_kept(&[flow].into())?;
             let both = kept.len() >= 2;
             Ok(both.then_some(kept))
         })?;

@@ -22,8 +22,18 @@ const LISTENER: [u8; 4] = [10, 77, 1, 1];
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 2);
 const LISTENER6: Ipv6Addr = Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, 1);
 
-/// What came out, and what is to become of it.
+/// What came out, and what is to become of it. It comes in by the loopback interface, and is addressed to it.
 pub fn run(lab: &mut Lab<'_>, packet: &[u8]) -> Result<(u32, Vec<u8>)> {
+    let mut addressed = packet.to_vec();
+    addressed[..6].fill(0);
+    let (verdict, mut out) = run_to_anybody(lab, &addressed)?;
+    if out[..6] == [0; 6] {
+        out[..6].copy_from_slice(&packet[..6]);
+    }
+    Ok((verdict, out))
+}
+
+fn run_to_anybody(lab: &mut Lab<'_>, packet: &[u8]) -> Result<(u32, Vec<u8>)> {
     let mut out = vec![0; packet.len() + 64];
     let mut options = TestRunOptions::new();
     options.data_in = Some(packet);
@@ -71,6 +81,23 @@ fn what_is_for_no_listener_passes_untouched() -> Result<()> {
         for packet in [segment(LISTENER, 3307, true), segment([10, 77, 1, 9], 3306, true), udp, short, vec![0; 60]] {
             assert_eq!(run(&mut lab, &packet)?, (NEXT, packet.clone()), "{packet:x?}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_frame_that_is_addressed_to_somebody_else_is_nothing_to_us() -> Result<()> {
+    on_the_proxy("packets::a_frame_that_is_addressed_to_somebody_else", |mut lab| {
+        lab.lead(0)?;
+        for syn in [true, false] {
+            // To another host's interface, to a group, to everybody.
+            for target in [[4; 6], [1; 6], [0xff; 6]] {
+                let mut packet = segment(LISTENER, 3306, syn);
+                packet[..6].copy_from_slice(&target);
+                assert_eq!(run_to_anybody(&mut lab, &packet)?, (NEXT, packet.clone()), "{target:x?}");
+            }
+        }
+        assert_eq!((lab.flows()?.len(), lab.count(Counter::Reset)), (0, 0));
         Ok(())
     })
 }
