@@ -25,6 +25,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Milliseconds since the link went down.
 pub struct Run {
+    /// Taking it down was over: on a busy machine that takes its time, and the loss was later than the moment counted from.
+    pub cut_ms: f64,
     /// The history has it that traffic made the primary suspect.
     pub suspected_ms: Option<f64>,
     /// Why, and since when its host was silent, by the datapath's own account.
@@ -51,6 +53,7 @@ pub fn run(field: &mut Field, traffic: Traffic) -> Result<Run> {
     std::thread::sleep(SETTLE);
     let since = Moment::now();
     field.cluster.server(old).host().link_down()?;
+    let cut_ms = since.ms_to(Instant::now());
     let events = field.wait_ended()?;
     let after = Instant::now();
     for writer in &writers {
@@ -71,6 +74,7 @@ pub fn run(field: &mut Field, traffic: Traffic) -> Result<Run> {
     let message = |event: &&Value| event["message"].as_str().map(str::to_owned);
     let found = told.iter().find(|event| event["data"]["server"] == address.as_str() && at(event).is_some());
     Ok(Run {
+        cut_ms,
         suspected_ms: found.and_then(|event| at(event)),
         message: found.and_then(message),
         awaited_ms: found.and_then(|event| event["data"]["awaited_ms"].as_str()?.parse().ok()),
@@ -88,7 +92,8 @@ impl Run {
         let wrongly = if self.wrongly.is_empty() { "" } else { ", something wrongly before" };
         let rebuilt = if self.returned == Return::Rebuilt { ", the old primary built anew" } else { "" };
         format!(
-            "suspected {}, verdict suspect {}, dead {}, first write {:>4.0} ms{wrongly}{rebuilt}",
+            "cut {:.0}, suspected {}, verdict suspect {}, dead {}, first write {:>4.0} ms{wrongly}{rebuilt}",
+            self.cut_ms,
             ms(self.suspected_ms),
             ms(self.suspect_ms),
             ms(self.dead_ms),
@@ -98,6 +103,7 @@ impl Run {
 
     pub fn json(&self) -> Value {
         json!({
+            "cut_ms": self.cut_ms,
             "suspected_ms": self.suspected_ms,
             "message": self.message,
             "awaited_ms": self.awaited_ms,

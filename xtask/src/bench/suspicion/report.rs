@@ -16,7 +16,8 @@ pub struct Figures {
 /// A moment of a run, if it had it.
 type Figure = (&'static str, &'static str, fn(&Run) -> Option<f64>);
 
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 5] = [
+    ("cut", "cut_ms", |run| Some(run.cut_ms)),
     ("suspected", "suspected_ms", |run| run.suspected_ms),
     ("verdict suspect", "suspect_ms", |run| run.suspect_ms),
     ("verdict dead", "dead_ms", |run| run.dead_ms),
@@ -69,7 +70,7 @@ pub fn print(all: &[Figures]) {
         println!();
     }
     println!(
-        "\n  Milliseconds since the primary's link went down, median and maximum. {CLIENTS} clients write through the proxy, \
+        "\n  Milliseconds since the primary's link began to go down, median and maximum; cut: until it was. {CLIENTS} clients write through the proxy, \
          each every\n  {} ms, or as soon as it has its answer. suspected: by their traffic, as the history has it (target: \
          within 300). The\n  verdicts are the probes', at their default settings. wrongly: suspicions before the cut.",
         EVERY.as_millis()
