@@ -8,7 +8,7 @@ use shunt_core::config::{
 };
 
 use super::{cluster, folder, load};
-use crate::config::{Call, DatapathKind, EbpfLog, Hook, Severity, load_with};
+use crate::config::{Call, DatapathKind, Hook, Severity, load_with};
 
 /// The agent's file as the documentation shows it.
 const SAMPLE_AGENT: &str = r#"
@@ -63,7 +63,9 @@ fallback = "primary"          # | "none": when no replica is fit
 
 #[cfg(feature = "ebpf")]
 #[test]
-fn the_ebpf_datapath_is_told_where_and_how_large_it_is() {
+fn the_ebpf_datapath_is_told_where_and_how_large_it_is_and_how_much_it_says() {
+    use crate::config::EbpfLog;
+
     let read = |more: &str| load(&[("shunt.toml", &format!("[agent]\ndatapath = \"ebpf\"\n{more}"))]);
     let usual = read("table = \"shunt_two\"\n");
     assert_eq!(usual.render(false), "", "a table's name stays: it says what was there before");
