@@ -129,8 +129,12 @@ impl Object {
         let what = format!("attach {INGRESS} to {interface}");
         let number = nix::net::if_::if_nametoindex(interface).map_err(|error| Error::kernel(&what, error))?;
         let path = self.pins.link(number);
-        if path.exists() {
-            return Ok(());
+        match sys::linked(&path) {
+            Ok(linked) if linked.interface == number => return Ok(()),
+            // Of an interface that had the number before, or has left the namespace meanwhile.
+            Ok(_) => self.pins.unlink(number)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::kernel(&what, error)),
         }
         let program = self.program()?;
         // By TCX and by nothing else: a link is what can be pinned, and what ends when it is removed.

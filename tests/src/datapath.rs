@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::path::Path;
 
-/// Room for more connections than any test has. A million would take 442 MB for each agent.
+/// Room for more connections than any test has. A million would take 482 MB for each agent.
 pub const MAX_FLOWS: u32 = 20_000;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -259,7 +259,7 @@ fn only_with_ebpf(key: &str) -> String {
     format!("`{key}` is for the eBPF datapath, and this agent's is nftables")
 }
 
-/// Two entries of the table a flow, and the kernel makes room for all of them at once: 442 bytes each flow.
+/// Two entries of the table a flow, and the kernel makes room for all of them at once: 482 bytes each flow.
 const MAX_FLOWS: (u32, u32) = (1_000, 100_000_000);
 
 const EBPF_LOG: [(&str, EbpfLog); 4] =

@@ -59,6 +59,17 @@ impl Segment {
     }
 }
 
+/// Whether an RST of that number ends the connection. Its receiver takes it at its word only if it has the very number that it
+/// expects (RFC 5961, 3.2): what it has acknowledged last, or what its sender has sent since, if that acknowledgement is
+/// still to come. Any other makes it ask, and the answer is exact. Who has acknowledged nothing yet takes it all the same.
+#[inline(always)]
+pub const fn is_exact(sequence: u32, sent: u32, acknowledged: Option<u32>) -> bool {
+    match acknowledged {
+        Some(acknowledged) => sequence == acknowledged || sequence == sent,
+        None => true,
+    }
+}
+
 /// Whether `a` comes after `b`, the numbers being circular.
 #[inline(always)]
 pub const fn after(a: u32, b: u32) -> bool {

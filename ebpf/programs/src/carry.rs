@@ -10,7 +10,7 @@ use aya_ebpf::programs::TcContext;
 use shunt_ebpf_common::checksum::{add, difference};
 use shunt_ebpf_common::counter::Counter;
 use shunt_ebpf_common::flow::{Flow, Tuple, state};
-use shunt_ebpf_common::tcp::{Segment, after, flag};
+use shunt_ebpf_common::tcp::{Segment, after, flag, is_exact};
 
 use crate::admit::give_back;
 use crate::ingress::{dropped, want};
@@ -100,6 +100,10 @@ fn note(flow: &mut Flow, segment: &Segment, now: u64, length: u32) {
     flow.seen = now;
     flow.bytes += u64::from(length);
     flow.packets += 1;
+    if segment.flags & flag::RST != 0 {
+        // Anybody can send one. What it says of numbers is to be compared, and not to be believed.
+        return;
+    }
     let next = segment.next();
     if flow.packets == 1 || after(next, flow.next) {
         flow.next = next;
@@ -112,23 +116,31 @@ fn note(flow: &mut Flow, segment: &Segment, now: u64, length: u32) {
     }
 }
 
-/// A packet that ends its direction has been passed on: an RST closes both directions, a FIN its own; and both when the other has gone before.
+/// A packet that ends its direction has been passed on: an RST closes both directions, if its receiver takes it at its word, a
+/// FIN its own; and both when the other has gone before.
 #[inline(never)]
-pub fn ends(flow: &mut Flow, at_once: bool) {
-    flow.state |= state::FINISHED;
+pub fn ends(flow: &mut Flow, segment: &Segment) {
     let key = flow.rewritten.reversed();
-    if let Some(other) = FLOWS.get_ptr_mut(&key) {
-        // SAFETY: as in ingress.rs.
-        let other = unsafe { &mut *other };
-        if at_once || other.state & state::FINISHED != 0 {
-            other.state |= state::CLOSED;
-            flow.state |= state::CLOSED;
-            // Each entry leads to the other's addresses: the client is where the server's packets go.
-            if flow.state & state::FROM_CLIENT != 0 {
-                give_back(flow, &other.rewritten.target);
-            } else {
-                give_back(other, &key.source);
-            }
+    let Some(other) = FLOWS.get_ptr_mut(&key) else { return };
+    // SAFETY: as in ingress.rs.
+    let other = unsafe { &mut *other };
+    let at_once = segment.has(flag::RST);
+    if at_once {
+        let acknowledged = (other.state & state::ACKNOWLEDGED != 0).then_some(other.acknowledged);
+        if !is_exact(segment.sequence, flow.next, acknowledged) {
+            return;
+        }
+        signal::reset(flow, other);
+    }
+    flow.state |= state::FINISHED;
+    if at_once || other.state & state::FINISHED != 0 {
+        other.state |= state::CLOSED;
+        flow.state |= state::CLOSED;
+        // Each entry leads to the other's addresses: the client is where the server's packets go.
+        if flow.state & state::FROM_CLIENT != 0 {
+            give_back(flow, &other.rewritten.target);
+        } else {
+            give_back(other, &key.source);
         }
     }
 }

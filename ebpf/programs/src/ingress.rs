@@ -137,14 +137,18 @@ fn of<I: Ip>(ctx: &TcContext) -> i32 {
         Answer::Pass => NEXT,
         Answer::Reset => want::RESET,
         Answer::Hold => want::HELD,
-        Answer::Carry => match FLOWS.get_ptr_mut(&tuple) {
+        Answer::Carry => {
+            let Some(flow) = FLOWS.get_ptr_mut(&tuple) else { return DROP };
             // SAFETY: as above.
-            Some(flow) => match carried::<I>(ctx, unsafe { &mut *flow }, &segment, now) {
+            let flow = unsafe { &mut *flow };
+            if !is_live(flow, now) {
+                return want::RESET;
+            }
+            match carried::<I>(ctx, flow, &segment, now) {
                 verdict if verdict == TC_ACT_REDIRECT as i32 => want::OPENED,
                 verdict => verdict,
-            },
-            None => DROP,
-        },
+            }
+        }
     }
 }
 
@@ -154,7 +158,7 @@ fn carried<I: Ip>(ctx: &TcContext, flow: &mut Flow, segment: &Segment, now: u64)
     let verdict = carry::carry::<I>(ctx, flow, segment, now);
     let passed = verdict == NEXT || verdict == TC_ACT_REDIRECT as i32;
     if passed && segment.flags & (flag::FIN | flag::RST) != 0 {
-        carry::ends(flow, segment.has(flag::RST));
+        carry::ends(flow, segment);
     }
     verdict
 }

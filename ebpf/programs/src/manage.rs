@@ -80,11 +80,18 @@ pub fn forget(flow: &mut Flow, key: &Tuple) {
     let other = flow.rewritten.reversed();
     if flow.state & state::FROM_CLIENT != 0 {
         give_back(flow, &key.source);
-    } else if let Some(client) = FLOWS.get_ptr_mut(&other) {
-        // SAFETY: as above.
-        give_back(unsafe { &mut *client }, &other.source);
     }
-    let _ = FLOWS.remove(&other);
+    if let Some(entry) = FLOWS.get_ptr_mut(&other) {
+        // SAFETY: as above.
+        let entry = unsafe { &mut *entry };
+        // Otherwise another flow's: ours was taken away and used again since it was looked up.
+        if entry.rewritten.reversed() == *key {
+            if flow.state & state::FROM_CLIENT == 0 {
+                give_back(entry, &other.source);
+            }
+            let _ = FLOWS.remove(&other);
+        }
+    }
     let _ = FLOWS.remove(key);
 }
 

@@ -40,14 +40,21 @@ pub fn from_backend(flow: &Flow, segment: &Segment, now: u64) {
         // SAFETY: as above.
         unsafe { (&raw mut (*signals).heard).write_volatile(now) };
     }
-    if segment.flags & (flag::SYN | flag::RST) == 0 {
-        return;
-    }
-    if segment.has(flag::RST) {
-        count(signals, if flow.packets == 0 { Sign::Refused } else { Sign::Reset });
-    } else if flow.packets == 0 {
+    if flow.packets == 0 && segment.has(flag::SYN) {
         count(signals, Sign::SynAck);
         connected(signals, now.saturating_sub(flow.opened));
+    }
+}
+
+/// An RST that its receiver takes at its word, already counted among its end's packets. Behind a client's FIN it is no news: MySQL answers the goodbye of a
+/// client by TLS with one.
+#[inline(always)]
+pub fn reset(flow: &Flow, other: &Flow) {
+    if flow.state & state::FROM_CLIENT != 0 || other.state & state::FINISHED != 0 {
+        return;
+    }
+    if let Some(signals) = SIGNALS.get_ptr_mut(flow.pair) {
+        count(signals, if flow.packets == 1 { Sign::Refused } else { Sign::Reset });
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::PacketBuilder;
-use shunt_ebpf::common::flow::{Tuple, state};
+use shunt_ebpf::common::flow::{Flow, Tuple, state};
 use shunt_ebpf::common::mapping::FOR_EVER;
 use shunt_ebpf::common::signal::{Sign, Signals};
 use shunt_ebpf::endpoint;
@@ -150,6 +150,51 @@ fn a_reset_is_a_refusal_when_it_answers_a_syn() -> Result<()> {
         ends.backend(&mut lab, "R", 501, b"")?;
         assert_eq!((counts(&lab), signals(&lab).awaited_since()), ([2, 1, 0, 0, 1, 1], None));
         assert_eq!(signals(&lab).connects.iter().sum::<u64>(), 1);
+        Ok(())
+    })
+}
+
+/// As MySQL answers the goodbye of a client by TLS.
+#[test]
+fn a_reset_behind_the_clients_fin_and_one_that_nobody_takes_are_no_signals() -> Result<()> {
+    on_the_proxy("signals::a_reset_behind_the_clients_fin", |mut lab| {
+        lead(&mut lab)?;
+        let ends = Ends::open(&mut lab)?;
+        ends.backend(&mut lab, "SA", 500, b"")?;
+        Ends::client(&mut lab, "A", 101, b"select 1")?;
+        ends.backend(&mut lab, "R", 77_000, b"")?;
+        Ends::client(&mut lab, "FA", 109, b"")?;
+        ends.backend(&mut lab, "R", 501, b"")?;
+        assert_eq!(counts(&lab), [1, 1, 0, 0, 0, 0]);
+        Ok(())
+    })
+}
+
+/// Whoever knows the addresses and ports of a connection could otherwise have it forgotten.
+#[test]
+fn a_reset_that_its_receiver_would_not_take_closes_nothing() -> Result<()> {
+    on_the_proxy("signals::a_reset_that_its_receiver_would_not_take", |mut lab| {
+        lead(&mut lab)?;
+        let ends = Ends::open(&mut lab)?;
+        ends.backend(&mut lab, "SA", 500, b"")?;
+        Ends::client(&mut lab, "A", 101, b"select 1")?;
+        ends.backend(&mut lab, "A", 501, b"")?;
+        let closed = |lab: &Lab<'_>| -> Result<usize> {
+            Ok(lab.flows()?.iter().filter(|(_, flow)| flow.state & state::CLOSED != 0).count())
+        };
+        let before = lab.flows()?;
+        for sequence in [0, 110, 400_000] {
+            Ends::client(&mut lab, "R", sequence, b"")?;
+            ends.backend(&mut lab, "RA", sequence, b"")?;
+        }
+        let numbers = |flows: &[(Tuple, Flow)]| -> Vec<(u32, u32)> {
+            flows.iter().map(|(_, flow)| (flow.next, flow.acknowledged)).collect()
+        };
+        assert_eq!((closed(&lab)?, numbers(&lab.flows()?)), (0, numbers(&before)));
+        assert_eq!(lab.tables.tally(LISTENER).open, 1);
+        // What the client has sent, though the backend has not acknowledged all of it.
+        Ends::client(&mut lab, "R", 109, b"")?;
+        assert_eq!((closed(&lab)?, lab.tables.tally(LISTENER).open), (2, 0));
         Ok(())
     })
 }
