@@ -54,7 +54,7 @@ pub static ALLOWED: LpmTrie<Listed, u32> = LpmTrie::with_max_entries(1 << 20, BP
 
 /// Connections of each client to each mapping that limits them.
 #[map]
-pub static SOURCES: HashMap<Source, Places> = HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+pub static SOURCES: HashMap<Source, Places> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 
 /// SYNs of held connections, by what they say whom they are from and to.
 #[map]
