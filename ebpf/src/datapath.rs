@@ -341,7 +341,8 @@ fn ports() -> io::Result<[Ports; 2]> {
 impl From<Error> for DatapathError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Abi { .. } | Error::NoBpffs { .. } | Error::OldKernel { .. } => Self::Unsupported(error.to_string()),
+            Error::Abi { .. } => Self::OtherVersion(error.to_string()),
+            Error::NoBpffs { .. } | Error::OldKernel { .. } => Self::Unsupported(error.to_string()),
             Error::Kernel { what, source } => Self::Kernel { what, source },
             Error::Program { what, source } => Self::Kernel { what, source: io::Error::other(source) },
             Error::Map { what, source } => Self::Kernel { what, source: io::Error::other(source) },

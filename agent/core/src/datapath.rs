@@ -222,6 +222,9 @@ pub enum DatapathError {
         /// Such as `table shunt`.
         what: String,
     },
+    /// What is in the kernel was made by another version of shunt, and this one cannot read it.
+    #[error("{0}")]
+    OtherVersion(String),
     #[error("{0}")]
     Unsupported(String),
 }

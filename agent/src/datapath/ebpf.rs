@@ -9,12 +9,16 @@ use shunt_core::datapath::{Datapath, DatapathError};
 use shunt_ebpf::{EbpfDatapath, Level, Options, Pins, Size};
 use shunt_wire::namespace::cookie;
 
-use super::{ANOTHER_VERSION, OpenError};
+use super::OpenError;
 use crate::config::{AgentConfig, EbpfLog};
 
 /// What the configuration asks for and this host must have.
 pub(super) fn check(settings: &AgentConfig) -> Result<(), OpenError> {
-    in_bpf_file_system(&settings.pins).map_err(refused)?;
+    in_bpf_file_system(&settings.pins).map_err(|source| OpenError {
+        hint: "mount one there: `mount -t bpf bpf /sys/fs/bpf`, or name another folder with `pins` in [agent] of shunt.toml"
+            .to_owned(),
+        ..refused(source)
+    })?;
     // Programs are loaded with the first mapping, which is late to find out that they cannot be.
     if !Pins::hold_maps(&ours(&settings.pins).map_err(refused)?) {
         shunt_ebpf::try_out().map_err(|error| refused(error.into()))?;
@@ -113,12 +117,9 @@ fn refused(source: DatapathError) -> OpenError {
         DatapathError::InUse { .. } => {
             "stop the other agent: a network namespace has one eBPF datapath, and one agent drives it"
         }
-        DatapathError::Unsupported(what) if what.contains(ANOTHER_VERSION) => {
+        DatapathError::OtherVersion(_) => {
             "another version of shunt made them: install that one again, or have them taken away by `shunt purge`, which ends \
              the connections"
-        }
-        DatapathError::Unsupported(what) if what.contains("bpf file system") => {
-            "mount one there: `mount -t bpf bpf /sys/fs/bpf`, or name another folder with `pins` in [agent] of shunt.toml"
         }
         _ => "`shunt doctor` examines what the kernel can do; shunt never falls back to another datapath by itself",
     };

@@ -51,13 +51,10 @@ impl OpenError {
     }
 
     /// Whether another version of shunt made what is there, and this one cannot read it.
-    pub fn is_of_another_version(&self) -> bool {
-        matches!(&self.source, DatapathError::Unsupported(what) if what.contains(ANOTHER_VERSION))
+    pub const fn is_of_another_version(&self) -> bool {
+        matches!(self.source, DatapathError::OtherVersion(_))
     }
 }
-
-/// What is said of maps of another layout.
-const ANOTHER_VERSION: &str = "maps of ABI version";
 
 /// Says when somebody else has changed what the datapath lives in.
 pub enum Notices {
